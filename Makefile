@@ -1,0 +1,44 @@
+# Every target makes the virtual environment first, if it is missing or older than the requirements.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test test-slow check format clean
+
+help:
+	@echo "make demo       install, run the whole method on the embedded glyphs, print where the report is"
+	@echo "make test       install, run the tests"
+	@echo "make test-slow  the tests that take minutes, too"
+	@echo "make check      format, lint and types, without changing anything"
+	@echo "make format     format and mend what can be mended"
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "== installing into $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(VENV)/installed
+	@echo "== the whole method on the embedded glyphs"
+	$(BIN)/raydistill run --config configs/glyphs.yaml
+
+test: $(VENV)/installed
+	@echo "== tests"
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/installed
+	@echo "== all tests"
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed
+	@echo "== format, lint, types"
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,44 @@
+"""raydistill: a generalist, specialists for the classes that it confuses, and one student that knows what they know.
+
+Shapes, everywhere: N examples, K classes, M specialists, G classes of a group. Log-probabilities are in nats.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from raydistill.version import __version__
+
+if TYPE_CHECKING:
+    from raydistill.ensemble import solve_ensemble
+    from raydistill.groups import group_classes
+    from raydistill.loading import load_ensemble, load_student
+    from raydistill.losses import distillation_loss
+    from raydistill.targets import SoftTargets
+
+__all__ = [
+    "SoftTargets",
+    "__version__",
+    "distillation_loss",
+    "group_classes",
+    "load_ensemble",
+    "load_student",
+    "solve_ensemble",
+]
+
+_HOMES = {
+    "SoftTargets": "targets",
+    "distillation_loss": "losses",
+    "group_classes": "groups",
+    "load_ensemble": "loading",
+    "load_student": "loading",
+    "solve_ensemble": "ensemble",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: `import raydistill` alone loads neither torch nor ray."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'raydistill' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"raydistill.{_HOMES[name]}"), name)

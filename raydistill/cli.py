@@ -1,0 +1,221 @@
+"""The command line: raydistill plan | run | status | report | predict | export.
+
+Comes in: arguments. Goes out: an exit code: 0 done; 2 bad input, told in one line; 1 anything unexpected. Heavy modules are
+imported by the command that needs them, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from raydistill.config import Config, build_config, list_fields, read_config_file, suggest_field
+from raydistill.errors import ConfigError, RaydistillError
+from raydistill.version import __version__
+
+COMMANDS = {
+    "run": "the whole way from data to student; the same command resumes",
+    "plan": "generalist, confusions, groups, and a forecast of what each group could gain; no fan-out",
+    "status": "which stages of a run are finished",
+    "report": "the headline table of a run, and where its page is",
+    "predict": "classes and probabilities for the examples of a .npz file",
+    "export": "the student as safetensors, torch.export or ONNX file, reloaded and compared",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaint is one line that names the nearest right flag."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError instead of printing the usage."""
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown == message:
+            raise ConfigError(f"{message}; see {self.prog} --help")
+        flag = unknown.split()[0]
+        known = [name.removeprefix("--") for name in self._option_string_actions]
+        raise ConfigError(f"{flag}: unknown argument; {suggest_field(flag.lstrip('-').partition('=')[0], known)}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        command, arguments = split_command(argv)
+        return _HANDLERS[command](arguments)
+    except RaydistillError as error:
+        print(f"raydistill: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("raydistill: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def split_command(argv: list[str]) -> tuple[str, list[str]]:
+    """The command and its arguments. Prints help or version and exits where these are asked for."""
+    lines = [f"  {name:8} {text}" for name, text in COMMANDS.items()]
+    parser = Parser(
+        "raydistill",
+        description="Trains a generalist, specialists for the classes that it confuses, and one student that ships.",
+        epilog="\n".join(["commands:", *lines, "", "raydistill COMMAND --help explains each."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="raydistill COMMAND ...",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"raydistill {__version__}")
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    if not argv:
+        parser.print_help()
+        raise SystemExit(0)
+    if argv[0] in COMMANDS:
+        return argv[0], argv[1:]
+    if not argv[0].startswith("-"):
+        raise ConfigError(f"{argv[0]}: unknown command; {suggest_field(argv[0], COMMANDS)}")
+    parser.parse_args(argv)
+    raise ConfigError(f"command: missing; give one of {', '.join(COMMANDS)}")
+
+
+def read_settings(command: str, argv: list[str]) -> tuple[Config, argparse.Namespace]:
+    """Settings from --config and dotted flags (flags win), and the command's own flags."""
+    from pydantic_settings import BaseSettings, CliSettingsSource
+
+    class Flags(BaseSettings, Config):
+        """All settings as flags; read here only as text, and validated together with the file's."""
+
+    usage = f"raydistill {command} --data DATA --run-dir DIR [--config FILE] [--SECTION.SETTING VALUE ...]"
+    parser = Parser(f"raydistill {command}", usage=usage, description=COMMANDS[command], allow_abbrev=False)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; flags override it")
+    parser.add_argument(
+        "--on-change",
+        choices=("refuse", "redo"),
+        default="refuse",
+        help="what to do with a run folder of other settings: refuse it, or redo the stages that the change reaches",
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="let Ray and torch speak")
+    source = CliSettingsSource[Any](
+        Flags,
+        root_parser=parser,
+        parse_args_method=Parser.parse_args,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_kebab_case=False,
+    )
+    add_kebab_flags(parser)
+    given = parser.parse_args(argv)
+    flags = source(parsed_args=given)()
+    file_values = read_config_file(given.config) if given.config else {}
+    return build_config(merge_settings(file_values, flags)), given
+
+
+def add_kebab_flags(parser: argparse.ArgumentParser) -> None:
+    """Let --run-dir stand for --run_dir, and so on."""
+    for action in list(parser._actions):
+        for flag in list(action.option_strings):
+            kebab = flag.replace("_", "-")
+            if kebab != flag:
+                action.option_strings = [kebab, *action.option_strings]
+                parser._option_string_actions[kebab] = action
+
+
+def merge_settings(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`, section by section; the options of a model are replaced as a whole."""
+    merged = dict(base)
+    for name, value in over.items():
+        inner = merged.get(name)
+        deep = isinstance(value, Mapping) and isinstance(inner, Mapping) and name != "options"
+        merged[name] = merge_settings(inner, value) if deep else value  # type: ignore[arg-type]
+    return merged
+
+
+def run_command(argv: list[str]) -> int:
+    """raydistill run."""
+    config, given = read_settings("run", argv)
+    from raydistill.launch import launch
+    from raydistill.report import print_table, read_report
+
+    run = launch(config, on_change=given.on_change, verbose=given.verbose)
+    print(print_table(read_report(run)))
+    print(f"\nreport: {run.stage_folder('report') / 'report.html'}")
+    print(f"next:   raydistill export {run.path} --format pt2")
+    return 0
+
+
+def plan_command(argv: list[str]) -> int:
+    """raydistill plan."""
+    config, given = read_settings("plan", argv)
+    from raydistill.launch import launch, print_plan
+
+    run = launch(config, on_change=given.on_change, verbose=given.verbose, plan_only=True)
+    print(print_plan(run))
+    return 0
+
+
+def status_command(argv: list[str]) -> int:
+    """raydistill status."""
+    from raydistill.run_folder import STAGES, RunFolder
+
+    given = _folder_parser("status").parse_args(argv)
+    run = RunFolder(given.folder)
+    manifest = run.read_manifest()
+    print(f"{run.path}: {manifest['settings']['data']}, {'in use' if run.is_locked() else 'not running'}")
+    for name in STAGES:
+        record = manifest["stages"].get(name)
+        began = (run.path / "begun" / name).exists()
+        state = f"done in {record['seconds']:.1f} s" if record else "begun" if began else "to do"
+        print(f"  {name:12} {state}")
+    return 0
+
+
+def report_command(argv: list[str]) -> int:
+    """raydistill report."""
+    from raydistill.report import print_table, read_report
+    from raydistill.run_folder import RunFolder
+
+    run = RunFolder(_folder_parser("report").parse_args(argv).folder)
+    run.read_manifest()
+    print(print_table(read_report(run)))
+    print(f"\nreport: {run.stage_folder('report') / 'report.html'}")
+    return 0
+
+
+def predict_command(argv: list[str]) -> int:
+    """raydistill predict."""
+    parser = _folder_parser("predict")
+    parser.add_argument("input", type=Path, help=".npz file with an array x (or x_test), shaped as the training examples")
+    parser.add_argument("--output", type=Path, help="file to write; left out: INPUT with .predicted.npz")
+    parser.add_argument("--model", choices=("student", "ensemble"), default="student", help="which one answers")
+    given = parser.parse_args(argv)
+    from raydistill.predict import predict_file
+
+    print(predict_file(given.folder, given.input, given.output, given.model))
+    return 0
+
+
+def export_command(argv: list[str]) -> int:
+    """raydistill export."""
+    parser = _folder_parser("export")
+    parser.add_argument("--format", choices=("safetensors", "pt2", "onnx"), default="safetensors", help="kind of file")
+    parser.add_argument("--output", type=Path, help="file to write; left out: student.FORMAT in the run folder")
+    given = parser.parse_args(argv)
+    from raydistill.export import export_student
+
+    print(export_student(given.folder, given.format, given.output))
+    return 0
+
+
+def _folder_parser(command: str) -> Parser:
+    parser = Parser(f"raydistill {command}", description=COMMANDS[command], allow_abbrev=False)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="run folder")
+    return parser
+
+
+_HANDLERS: dict[str, Callable[[list[str]], int]] = {
+    "run": run_command,
+    "plan": plan_command,
+    "status": status_command,
+    "report": report_command,
+    "predict": predict_command,
+    "export": export_command,
+}

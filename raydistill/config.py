@@ -1,0 +1,260 @@
+"""Settings: one frozen section for each stage; a YAML file plus overrides gives a Config.
+
+Comes in: a mapping (from YAML), command-line flags. Goes out: a validated `Config`, or a `ConfigError` of one line.
+Every description below is also what `raydistill run --help` prints.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from raydistill.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class SplitsConfig(Section):
+    """Which share of the examples serves which purpose."""
+
+    confuse: float = Field(0.12, gt=0, lt=0.5)
+    """share of the training examples that measures confusions and stops training early"""
+    tune: float = Field(0.12, gt=0, lt=0.5)
+    """share of the training examples that the search and the choice of student look at"""
+    test: float = Field(0.16, gt=0, lt=0.5)
+    """share held out for the report, where the data bring no test set of their own"""
+    keep_apart: str | None = None
+    """name of an array of the data file; examples with the same value stay in one split (typeface, patient, ...)"""
+
+
+class GlyphsConfig(Section):
+    """The embedded character set (only for --data glyphs)."""
+
+    variants: int = Field(24, ge=4, le=1000)
+    """random variants of each letter and typeface"""
+    size: int = Field(20, ge=8, le=64)
+    """height and width of an image, in pixels"""
+
+
+class TrainingConfig(Section):
+    """How one network is trained."""
+
+    epochs: int = Field(20, ge=1)
+    """passes over the training rows, at most; the learning rate falls along a cosine over all of them"""
+    batch_size: int = Field(256, ge=1)
+    """examples in a step, over all workers together"""
+    learning_rate: float = Field(2e-3, gt=0)
+    """peak learning rate of AdamW"""
+    weight_decay: float = Field(1e-4, ge=0)
+    """decoupled weight decay of AdamW"""
+    shift: int = Field(0, ge=0)
+    """augmentation: random shifts of an image by up to so many pixels, afresh at each pass"""
+
+
+class GeneralistConfig(TrainingConfig):
+    """The network that knows every class."""
+
+    model: str = "mlp"
+    """mlp, cnn, or package.module:function that takes (input_shape, classes, **options) and returns raw logits"""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """keyword arguments of the model, for example {hidden: [192, 192]}"""
+    patience: int = Field(5, ge=1)
+    """training ends when the confuse split has not improved for so many passes"""
+    workers: int = Field(1, ge=1)
+    """data-parallel Ray Train workers; 1 trains in the driver's process on a private Ray, else in one worker"""
+
+
+class GroupingConfig(Section):
+    """How confused classes are put into groups."""
+
+    affinity: Literal["soft", "hard", "covariance"] = "soft"
+    """soft: sums of probabilities by true class; hard: counts of predicted classes; covariance: needs no labels"""
+    method: Literal["spectral", "kmeans"] = "spectral"
+    """spectral clustering of the affinity, or the paper's k-means on the covariance's columns"""
+    overlap: float = Field(0.5, ge=0, le=4)
+    """each group grows by this share of its size, with the classes that it is most confused with"""
+    size: int | None = Field(None, ge=2)
+    """each group grows to this many classes instead; larger groups stay as they are"""
+    bootstraps: int = Field(5, ge=0)
+    """resamplings of the confuse split that measure how stable the groups are; 0: not measured"""
+
+
+class SpecialistsConfig(TrainingConfig):
+    """The networks that know one group of classes better."""
+
+    groups: int | None = Field(None, ge=2)
+    """number of specialists; left out: 0.7 times the square root of the number of classes"""
+    epochs: int = Field(8, ge=1)
+    """passes over a group's examples (with as many others), at most"""
+    learning_rate: float = Field(1e-3, gt=0)
+    """peak learning rate of AdamW"""
+    patience: int = Field(3, ge=1)
+    """training ends when the specialist has not improved on the confuse split for so many passes"""
+    dustbin: Literal["merged", "single"] = "merged"
+    """merged: the dustbin is the logsumexp of all other classes' logits; single: the paper's one unit"""
+    group_share: float = Field(0.5, gt=0, lt=1)
+    """share of a specialist's training examples that come from its own classes"""
+
+
+class EnsembleConfig(Section):
+    """How generalist and specialists are combined (equation 5)."""
+
+    top_n: int = Field(1, ge=1)
+    """a specialist is asked when its classes meet the generalist's so many most probable classes"""
+
+
+class TargetsConfig(Section):
+    """The cache of soft targets."""
+
+    dense_classes: int = Field(1024, ge=2)
+    """up to so many classes, every log-probability is stored; above, the most probable and the rest's mass"""
+    top_k: int = Field(128, ge=2)
+    """classes stored for an image in the sparse form"""
+
+
+class SearchConfig(Section):
+    """The search for temperature and label weight by Ray Tune."""
+
+    trials: int = Field(8, ge=1)
+    """pairs of temperature and label weight to try"""
+    epochs: int = Field(4, ge=1)
+    """passes of a trial over the training rows, at most"""
+    grace_epochs: int = Field(1, ge=1)
+    """passes before a trial may be stopped"""
+    reduction_factor: int = Field(2, ge=2)
+    """of so many trials, one goes on at each halving (ASHA)"""
+    temperature: tuple[float, float] | None = None
+    """range, searched log-uniformly; left out: from 1 to a bound that grows with the student's width"""
+    label_weight: tuple[float, float] = (0.0, 0.5)
+    """range of the labels' weight in the loss, searched uniformly"""
+
+    @field_validator("temperature")
+    @classmethod
+    def _check_temperature(cls, bounds: tuple[float, float] | None) -> tuple[float, float] | None:
+        if bounds is not None and not 0 < bounds[0] <= bounds[1] < math.inf:
+            raise ValueError("give two numbers LOW,HIGH with 0 < LOW <= HIGH")
+        return bounds
+
+    @field_validator("label_weight")
+    @classmethod
+    def _check_label_weight(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= bounds[0] <= bounds[1] <= 1:
+            raise ValueError("give two numbers LOW,HIGH with 0 <= LOW <= HIGH <= 1")
+        return bounds
+
+
+class StudentConfig(TrainingConfig):
+    """The one network that ships."""
+
+    model: str | None = None
+    """as generalist.model; left out: the generalist's own architecture"""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """keyword arguments of the model"""
+
+
+class ClusterConfig(Section):
+    """Where the work runs."""
+
+    backend: Literal["ray", "none"] = "ray"
+    """ray: fan out over Ray; none: everything in this process, in turn"""
+    address: str | None = None
+    """address of a Ray cluster to join; left out: RAY_ADDRESS if set, else a private Ray on this machine"""
+    cpus_per_job: float = Field(1, gt=0)
+    """CPU cores of a specialist, trial or student"""
+    gpus_per_job: float = Field(0, ge=0)
+    """GPUs of a specialist, trial or student; a fraction shares one"""
+
+
+class Config(Section):
+    """All settings of a run."""
+
+    data: str
+    """digits, glyphs, npz:PATH (x_train, y_train, optional x_test, y_test, class_names), or openml:NAME"""
+    run_dir: Path
+    """folder of the run: everything is written there; the same command resumes it"""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """seed of splits, initial weights, batches and search"""
+    splits: SplitsConfig = Field(default_factory=SplitsConfig)
+    glyphs: GlyphsConfig = Field(default_factory=GlyphsConfig)
+    generalist: GeneralistConfig = Field(default_factory=GeneralistConfig)
+    grouping: GroupingConfig = Field(default_factory=GroupingConfig)
+    specialists: SpecialistsConfig = Field(default_factory=SpecialistsConfig)
+    ensemble: EnsembleConfig = Field(default_factory=EnsembleConfig)
+    targets: TargetsConfig = Field(default_factory=TargetsConfig)
+    search: SearchConfig = Field(default_factory=SearchConfig)
+    student: StudentConfig = Field(default_factory=StudentConfig)
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+
+
+def build_config(values: Mapping[str, Any]) -> Config:
+    """Validate a nested mapping. Raises ConfigError, one line that names field, value, what is allowed and the remedy."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(describe_validation_error(error)) from None
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping of settings. Raises ConfigError if the file is missing, empty or not a mapping."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: cannot read {str(path)!r} ({error}); give an existing YAML file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config: {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ConfigError(f"config: {str(path)!r} must hold a mapping such as 'data: glyphs', not {type(values).__name__}")
+    return values
+
+
+def list_fields(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """Dotted names of all settings, such as 'search.trials'."""
+    names: list[str] = []
+    for name, field in section.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            names += list_fields(inner, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def suggest_field(name: str, known: Iterable[str]) -> str:
+    """A remedy for an unknown name: the nearest known one, or where to find them all."""
+    known = list(known)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if not nearest:  # a right name under the wrong section
+        nearest = [other for other in known if other.rpartition(".")[2] == name.rpartition(".")[2]][:1]
+    return f"did you mean {nearest[0]!r}?" if nearest else "see raydistill run --help for all settings"
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """The first problem in one line, and how many more there are."""
+    problems = error.errors()
+    first = problems[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        sections = [field.rpartition(".")[0] for field in list_fields()]
+        text = f"{name}: unknown setting; {suggest_field(name, list_fields() + sections)}"
+    elif first["type"] == "missing":
+        text = f"{name}: missing; give --{name.replace('_', '-')} or put it into the config file"
+    else:
+        text = f"{name}: {first['input']!r} is not allowed: {_lower_first(first['msg'])}"
+    return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+
+
+def _lower_first(text: str) -> str:
+    text = text.removeprefix("Value error, ")
+    return text[:1].lower() + text[1:]
+

@@ -1,0 +1,95 @@
+"""Mapped examples: one array for all rows, shared by every process of a node, turned into tensors a batch at a time.
+
+Comes in: the data stage's .npy files. Goes out: `Examples`, whose batches are in the stored type on the training device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from raydistill.files import map_array, read_array, read_json
+from raydistill.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Mean and standard deviation of the fit split's values, over all features together."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class Examples:
+    """All rows of a run. x: (N, ...) in the stored type, mapped copy-on-write; y: (N,) int64."""
+
+    x: Tensor
+    y: Tensor
+    class_names: tuple[str, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one example."""
+        return tuple(self.x.shape[1:])
+
+    @property
+    def classes(self) -> int:
+        """K, the number of classes."""
+        return len(self.class_names)
+
+
+def open_examples(run: RunFolder) -> Examples:
+    """Map the examples of a run."""
+    folder = run.stage_folder("data")
+    return Examples(
+        x=torch.from_numpy(map_array(folder / "x.npy")),
+        y=torch.from_numpy(read_array(folder / "y.npy")),
+        class_names=tuple(read_json(folder / "classes.json")),
+    )
+
+
+def read_split(run: RunFolder, name: str) -> Tensor:
+    """Row numbers of one split, sorted."""
+    return torch.from_numpy(read_array(run.stage_folder("splits") / f"{name}.npy"))
+
+
+def measure_normalisation(x: Tensor, rows: Tensor, block: int = 8192) -> Normalisation:
+    """Mean and standard deviation over the given rows, a block at a time (larger than memory is fine)."""
+    count, total, squares = 0, 0.0, 0.0
+    for part in rows.split(block):
+        values = x[part].double()
+        count += values.numel()
+        total += float(values.sum())
+        squares += float(values.square().sum())
+    mean = total / count
+    return Normalisation(mean, max(squares / count - mean**2, 0.0) ** 0.5 or 1.0)
+
+
+def read_normalisation(folder: Path) -> Normalisation:
+    """What the splits stage measured."""
+    return Normalisation(**read_json(folder / "normalisation.json"))
+
+
+def shift_images(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+    """Shift each image by its own random whole number of pixels in both directions; what enters is zero.
+
+    images: (B, H, W), (B, C, H, W) or (B, H, W, C). Vectors come back as they are.
+    """
+    if pixels == 0 or images.dim() < 3:
+        return images
+    height_axis = 1 if images.dim() == 3 or images.shape[-1] in (1, 3, 4) else 2
+    batch, height, width = images.shape[0], images.shape[height_axis], images.shape[height_axis + 1]
+    offsets = torch.randint(-pixels, pixels + 1, (2, batch, 1, 1), generator=generator).to(images.device)
+    from_row = torch.arange(height, device=images.device).view(1, -1, 1) - offsets[0]
+    from_column = torch.arange(width, device=images.device).view(1, 1, -1) - offsets[1]
+    inside = (from_row >= 0) & (from_row < height) & (from_column >= 0) & (from_column < width)
+    index = from_row.clamp(0, height - 1) * width + from_column.clamp(0, width - 1)  # (B, H, W)
+    flat = images.reshape(batch, *images.shape[1:height_axis], height * width, *images.shape[height_axis + 2 :])
+    view = (batch, *[1] * (height_axis - 1), height * width, *[1] * (images.dim() - height_axis - 2))
+    gathered = flat.gather(height_axis, index.view(view).expand_as(flat))
+    return (gathered * inside.view(view)).reshape(images.shape).to(images.dtype)
+

@@ -1,0 +1,205 @@
+"""What a person sees of a run: one live display on a terminal; plain lines, at most one in ten seconds, elsewhere.
+
+Comes in: stages, fractions and job events. Goes out: text on standard error. The lines are the same in both forms.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from raydistill.execution import JobEvent
+
+PLAIN_SECONDS = 10.0
+
+
+class Display(Protocol):
+    """How stages speak to the user."""
+
+    def begin_stage(self, name: str, number: int, total: int) -> None:
+        """A stage begins; number counts from 1."""
+
+    def end_stage(self, seconds: float, skipped: bool) -> None:
+        """The stage ended, or was found finished."""
+
+    def update(self, fraction: float, text: str) -> None:
+        """The stage is so far, 0 to 1."""
+
+    def on_event(self, event: JobEvent) -> None:
+        """A job of the stage started, went on, or ended."""
+
+    def note(self, text: str) -> None:
+        """A result worth a line."""
+
+    def close(self) -> None:
+        """Nothing more will be shown."""
+
+
+class Silent:
+    """Shows nothing; for tests and for callers who have their own display."""
+
+    def begin_stage(self, name: str, number: int, total: int) -> None:
+        """Nothing."""
+
+    def end_stage(self, seconds: float, skipped: bool) -> None:
+        """Nothing."""
+
+    def update(self, fraction: float, text: str) -> None:
+        """Nothing."""
+
+    def on_event(self, event: JobEvent) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+class JobBoard:
+    """The latest state of each job of a stage, summed up in one line."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, JobEvent] = {}
+
+    def add(self, event: JobEvent) -> None:
+        """Take in an event."""
+        self.jobs[event.job] = event
+
+    def fraction(self) -> float:
+        """Mean progress of all jobs, 0 to 1."""
+        done = (1.0 if job.state == "done" else float(job.progress.get("fraction", 0.0)) for job in self.jobs.values())
+        return sum(done) / max(1, len(self.jobs))
+
+    def describe(self) -> str:
+        """Counts by state, and epoch and accuracy of those running."""
+        counts = {state: sum(job.state == state for job in self.jobs.values()) for state in ("running", "done", "waiting", "failed")}
+        running = [describe_job(job) for job in self.jobs.values() if job.state == "running"]
+        if len(self.jobs) == 1 and running:
+            return running[0]
+        text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+        return text + (f" ({'; '.join(running[:4])}{'; …' if len(running) > 4 else ''})" if running else "")
+
+
+def describe_job(event: JobEvent) -> str:
+    """Name, pass and validation accuracy of a running job."""
+    text = event.job
+    if "epochs" in event.progress:
+        text += f": pass {int(event.progress.get('epoch', 0))} of {event.progress['epochs']}"
+    if "value" in event.progress:
+        text += f", {event.progress['value']:.1%} right"
+    return text
+
+
+def format_seconds(seconds: float) -> str:
+    """12 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class Lines:
+    """Plain lines: the beginning and end of a stage, and in between at most one in ten seconds."""
+
+    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._write, self._clock = write, clock
+        self._stage, self._began, self._last = "", 0.0, 0.0
+        self._fraction, self._board = 0.0, JobBoard()
+
+    def begin_stage(self, name: str, number: int, total: int) -> None:
+        """Remember the stage; it is named when it ends, or with its first update."""
+        self._stage = f"[{number}/{total}] {name}"
+        self._began = self._last = self._clock()
+        self._fraction, self._board = 0.0, JobBoard()
+
+    def end_stage(self, seconds: float, skipped: bool) -> None:
+        """One line."""
+        self._write(f"{self._stage}: {'finished before, skipped' if skipped else 'done in ' + format_seconds(seconds)}")
+
+    def update(self, fraction: float, text: str) -> None:
+        """A line, if the last was ten seconds ago."""
+        self._fraction = fraction
+        if self._clock() - self._last >= PLAIN_SECONDS:
+            self._last = self._clock()
+            self._write(f"{self._stage}: {text}{self._time_left()}")
+
+    def on_event(self, event: JobEvent) -> None:
+        """As an update."""
+        self._board.add(event)
+        self.update(self._board.fraction(), self._board.describe())
+
+    def note(self, text: str) -> None:
+        """A line."""
+        self._write(f"{self._stage}: {text}")
+
+    def close(self) -> None:
+        """Nothing."""
+
+    def _time_left(self) -> str:
+        if not 0.02 < self._fraction < 1:
+            return ""
+        passed = self._clock() - self._began
+        return f", about {format_seconds(passed * (1 - self._fraction) / self._fraction)} left"
+
+
+class Live:
+    """One live line with a bar on a terminal; results scroll above it."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.fields[stage]}", style="bold"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._task = self._progress.add_task("", total=1.0, stage="", text="")
+        self._lines = Lines(lambda line: self._progress.console.print(line, highlight=False, markup=False))
+        self._board = JobBoard()
+        self._began = 0.0
+        self._progress.start()
+
+    def begin_stage(self, name: str, number: int, total: int) -> None:
+        """Reset the bar."""
+        self._lines.begin_stage(name, number, total)
+        self._board, self._began = JobBoard(), time.monotonic()
+        self._progress.reset(self._task, stage=f"[{number}/{total}] {name}", text="")
+
+    def end_stage(self, seconds: float, skipped: bool) -> None:
+        """A line above the bar."""
+        self._lines.end_stage(seconds, skipped)
+
+    def update(self, fraction: float, text: str) -> None:
+        """Move the bar."""
+        passed = time.monotonic() - self._began
+        left = f"  {format_seconds(passed * (1 - fraction) / fraction)} left" if 0.02 < fraction < 1 else ""
+        self._progress.update(self._task, completed=fraction, text=text + left)
+
+    def on_event(self, event: JobEvent) -> None:
+        """Move the bar by all jobs' progress."""
+        self._board.add(event)
+        self.update(self._board.fraction(), self._board.describe())
+
+    def note(self, text: str) -> None:
+        """A line above the bar."""
+        self._lines.note(text)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+
+def open_display() -> Display:
+    """The live display on a terminal, plain lines elsewhere; both on standard error."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        return Live(console)
+    return Lines(lambda line: print(line, file=console.file, flush=True))

@@ -1,0 +1,110 @@
+"""Files that are whole or absent: JSON, arrays and tensors, written aside and then renamed. No pickle.
+
+Comes in: a path and a value. Goes out: a file that a reader sees complete, even if the writer is killed at any moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = NDArray[Any]
+
+
+@contextlib.contextmanager
+def write_aside(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on success flush it to disk and rename it, on failure remove it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield aside
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8."""
+    with write_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON document, keys in the given order; NaN is refused, so that any reader can read it."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON document."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_array(path: Path, array: Array) -> None:
+    """Write one array as .npy."""
+    with write_aside(path) as aside, open(aside, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def write_mapped(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[np.memmap[Any, Any]]:
+    """Give a writable array that lives in the file, for arrays larger than memory."""
+    with write_aside(path) as aside:
+        array = np.lib.format.open_memmap(aside, mode="w+", dtype=dtype, shape=shape)
+        yield array
+        array.flush()
+
+
+def map_array(path: Path) -> Array:
+    """Map a .npy file: pages are shared by all processes of a node, and a write stays private to the writer.
+
+    Copy-on-write, because torch would write through a read-only map or an object-store array into everyone's data.
+    """
+    return np.load(path, mmap_mode="c", allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def read_array(path: Path) -> Array:
+    """Read a .npy file into memory."""
+    return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write tensors as safetensors; `metadata` travels in the same file as JSON, so that both are from one moment."""
+    from safetensors.torch import save_file
+
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with write_aside(path) as aside:
+        save_file(plain, aside, metadata={"raydistill": json.dumps(metadata or {}, allow_nan=False)})
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `write_tensors` wrote: the tensors and the metadata."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = json.loads((file.metadata() or {}).get("raydistill", "{}"))
+    return tensors, metadata
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """SHA-256 of a JSON document in a canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

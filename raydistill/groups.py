@@ -1,0 +1,183 @@
+"""Groups of confused classes, one for each specialist, and what can be said of them before the fan-out.
+
+Comes in: an affinity (K, K). Goes out: `members`, a boolean matrix (M, K); its coverage, stability and forecast.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydistill.confusion import Affinity, build_affinity, measure_confusion, measure_covariance
+from raydistill.errors import ConfigError
+from raydistill.files import Array
+
+Method = Literal["spectral", "kmeans"]
+
+
+def choose_group_count(classes: int) -> int:
+    """Default number of specialists: 0.7 √K (16 for 523 classes, 38 for 2965), at least 2."""
+    return max(2, round(0.7 * math.sqrt(classes)))
+
+
+def check_group_count(groups: int, classes: int) -> None:
+    """Raise ConfigError unless 2 <= groups <= K // 2, so that groups can have two classes each."""
+    allowed = max(2, classes // 2)
+    if not 2 <= groups <= allowed:
+        raise ConfigError(
+            f"specialists.groups: {groups} for {classes} classes; allowed are 2 to {allowed}, so that a group has 2 classes"
+        )
+
+
+def cluster_spectral(affinity: Array, groups: int, *, seed: int) -> Array:
+    """Partition classes by spectral clustering with `cluster_qr`. affinity: (K, K). Returns group numbers (K,).
+
+    Source: Ng, Jordan, Weiss 2001; assignment by pivoted QR: Damle, Minden, Ying 2019. A faint affinity of every class
+    with every other keeps the graph connected, which the method requires.
+    """
+    from sklearn.cluster import SpectralClustering
+
+    off_diagonal = len(affinity) * (len(affinity) - 1)
+    faint = 1e-6 * max(affinity.sum() / off_diagonal, 1e-12)
+    connected = affinity + faint * (1 - np.eye(len(affinity)))
+    model = SpectralClustering(groups, affinity="precomputed", assign_labels="cluster_qr", random_state=seed)
+    return model.fit_predict(connected)  # type: ignore[no-any-return]
+
+
+def cluster_covariance(covariance: Array, groups: int, *, seed: int) -> Array:
+    """Partition classes by k-means on the covariance's columns. Source: Hinton, Vinyals, Dean 2015, section 5.3."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    model = MiniBatchKMeans(groups, random_state=seed, n_init=3, batch_size=max(1024, len(covariance)))
+    return model.fit_predict(covariance.T)  # type: ignore[no-any-return]
+
+
+def group_classes(
+    affinity: Array,
+    groups: int,
+    *,
+    covariance: Array | None = None,
+    overlap: float = 0.5,
+    size: int | None = None,
+    seed: int = 0,
+) -> Array:
+    """Overlapping groups of confused classes.
+
+    affinity: (K, K) symmetric, non-negative, zero diagonal. covariance: (K, K); if given, the paper's k-means on its
+    columns makes the partition instead of spectral clustering. overlap, size: see `grow_groups`.
+    Returns members, boolean (M, K), M <= groups (empty clusters are dropped). Raises ConfigError for a wrong count.
+    """
+    check_group_count(groups, len(affinity))
+    if covariance is None:
+        partition = cluster_spectral(affinity, groups, seed=seed)
+    else:
+        partition = cluster_covariance(covariance, groups, seed=seed)
+    return grow_groups(partition, affinity, overlap=overlap, size=size)
+
+
+def grow_groups(partition: Array, affinity: Array, *, overlap: float, size: int | None = None) -> Array:
+    """Let each group of a partition (K,) take in the classes that it is most confused with.
+
+    overlap: growth as a share of the group's size; size: classes to grow to, instead. A group ends with at least 2 and at
+    most K - 1 classes. Only classes with some confusion are taken, but for reaching 2. Returns members (M, K).
+    """
+    classes = len(partition)
+    members = np.stack([partition == group for group in np.unique(partition)])
+    for row in members:
+        own = int(row.sum())
+        goal = size if size is not None else math.ceil(own * (1 + overlap))
+        goal = min(max(goal, 2, own), classes - 1)
+        pull = affinity[row].sum(axis=0)
+        pull[row] = -1.0
+        candidates = np.argsort(-pull, kind="stable")[: max(0, goal - own)]
+        enough = np.arange(len(candidates)) < 2 - own
+        row[candidates[(pull[candidates] > 0) | enough]] = True
+    return members
+
+
+def measure_mass_covered(members: Array, affinity: Array) -> float:
+    """Share of the confusion between pairs of classes that some group holds both of, from 0 to 1."""
+    together = (members.T.astype(np.float32) @ members.astype(np.float32)) > 0
+    total = affinity.sum()
+    return float(affinity[together].sum() / total) if total > 0 else 0.0
+
+
+def measure_stability(
+    logits: Tensor,
+    labels: Tensor,
+    groups: int,
+    *,
+    affinity: Affinity,
+    method: Method,
+    bootstraps: int,
+    seed: int,
+) -> list[float]:
+    """Adjusted Rand index between the partition and those of resampled examples, one for each bootstrap; 1 is the same."""
+    from sklearn.metrics import adjusted_rand_score
+
+    def partition(rows: Tensor) -> Array:
+        part, part_labels = logits[rows], labels[rows]
+        if method == "kmeans":
+            return cluster_covariance(measure_covariance(part), groups, seed=seed)
+        return cluster_spectral(build_affinity(measure_confusion(part, part_labels, affinity)), groups, seed=seed)
+
+    generator = torch.Generator().manual_seed(seed)
+    whole = partition(torch.arange(len(labels)))
+    resampled = [torch.randint(len(labels), (len(labels),), generator=generator) for _ in range(bootstraps)]
+    return [float(adjusted_rand_score(whole, partition(rows))) for rows in resampled]
+
+
+@dataclass(frozen=True)
+class GroupForecast:
+    """What a perfect specialist of one group could gain, and what it costs. Shares are of the confuse split, 0 to 1."""
+
+    classes: int
+    natural_share: float
+    """share of the examples that belong to the group"""
+    fixable: float
+    """share of all examples that the generalist takes for another class of the same group: the most that can be gained"""
+    examples_an_epoch: int
+    """training examples in an epoch of this specialist"""
+
+
+def forecast_groups(
+    members: Array, logits: Tensor, labels: Tensor, fit_labels: Tensor, *, top_n: int, group_share: float
+) -> tuple[list[GroupForecast], float]:
+    """Upper bounds of the gain in accuracy, group by group and for all groups together.
+
+    members: (M, K). logits: (N, K) and labels: (N,) of the confuse split. fit_labels: labels of the training rows.
+    A specialist can mend an error if it is asked (its classes meet the top_n predictions) and it knows the true class.
+    Returns the groups' forecasts and the accuracy that perfect specialists together could add.
+    """
+    known = torch.from_numpy(members)
+    wrong = logits.argmax(dim=1) != labels
+    top = logits.topk(min(top_n, logits.shape[1]), dim=1).indices
+    fixable_by_any = torch.zeros(len(labels), dtype=torch.bool)
+    forecasts = []
+    for row in known:
+        fixable = wrong & row[labels] & row[top].any(dim=1)
+        fixable_by_any |= fixable
+        examples = int(row[fit_labels].sum())
+        forecasts.append(
+            GroupForecast(
+                classes=int(row.sum()),
+                natural_share=float(row[fit_labels].double().mean()),
+                fixable=float(fixable.double().mean()),
+                examples_an_epoch=round(examples / group_share),
+            )
+        )
+    return forecasts, float(fixable_by_any.double().mean())
+
+
+def name_group(members: Sequence[int], class_names: Sequence[str], most: int = 24) -> str:
+    """Class names of a group in a line: «AÀÁÂ» for single characters, 'cat, dog' otherwise."""
+    names = [class_names[index] for index in members]
+    shown = names[:most]
+    dots = "…" if len(names) > most else ""
+    return f"«{''.join(shown)}{dots}»" if all(len(name) == 1 for name in names) else ", ".join(shown) + dots

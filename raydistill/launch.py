@@ -1,0 +1,80 @@
+"""From settings to a running pipeline: picks the executor and the display.
+
+Comes in: a Config. Goes out: the finished run folder, or text about its plan.
+"""
+
+from __future__ import annotations
+
+from raydistill.config import Config
+from raydistill.display import Display, format_seconds, open_display
+from raydistill.execution import Executor
+from raydistill.pipeline import PIPELINE, PLAN, run_pipeline
+from raydistill.run_folder import RunFolder
+from raydistill.stages.groups import describe_plan
+from raydistill.stages.networks import read_training
+
+SHOWN_GROUPS = 40
+
+
+def launch(
+    config: Config,
+    *,
+    on_change: str = "refuse",
+    verbose: bool = False,
+    plan_only: bool = False,
+    display: Display | None = None,
+) -> RunFolder:
+    """Run the pipeline, or its part before the fan-out."""
+
+    def start_executor(run: RunFolder) -> Executor:
+        return open_executor(config, run, verbose)
+
+    return run_pipeline(
+        config,
+        display=display or open_display(),
+        start_executor=start_executor,
+        stages=PLAN if plan_only else PIPELINE,
+        on_change=on_change,
+    )
+
+
+def open_executor(config: Config, run: RunFolder, verbose: bool) -> Executor:
+    """Ray, or this process alone."""
+    cluster = config.cluster
+    if cluster.backend == "none":
+        from raydistill.in_process import InProcess
+
+        return InProcess()
+    from raydistill.on_ray.executor import RayExecutor
+
+    return RayExecutor(
+        scratch=run.path / "ray",
+        address=cluster.address,
+        verbose=verbose,
+        cpus_per_job=cluster.cpus_per_job,
+        gpus_per_job=cluster.gpus_per_job,
+    )
+
+
+def print_plan(run: RunFolder) -> str:
+    """The groups with names, gain and cost, and what all of them together could gain."""
+    plan = describe_plan(run)
+    lines = [f"{'group':>5} {'classes':>7} {'examples/pass':>13} {'gain at most':>12}  names"]
+    for index, group in list(enumerate(plan["groups"]))[:SHOWN_GROUPS]:
+        lines.append(
+            f"{index:>5} {group['classes']:>7} {group['examples_an_epoch']:>13,} {group['fixable']:>12.2%}  {group['name']}"
+        )
+    if len(plan["groups"]) > SHOWN_GROUPS:
+        lines.append(f"      … and {len(plan['groups']) - SHOWN_GROUPS} more in {run.stage_folder('groups')}")
+    stability = plan["stability"]
+    passes = len(read_training(run.stage_folder("generalist"))["history"])
+    lines += [
+        "",
+        f"The groups hold {plan['mass_covered']:.0%} of the confusion; a class is in {plan['groups_per_class']:.2f} groups.",
+        f"Perfect specialists would lift accuracy from {plan['accuracy']:.1%} to at most {plan['accuracy'] + plan['fixable']:.1%}.",
+        f"One pass of every specialist sees {sum(group['examples_an_epoch'] for group in plan['groups']):,} examples.",
+    ]
+    if stability:
+        lines.append(f"Stability of the groups under resampling: adjusted Rand index {sum(stability) / len(stability):.2f}.")
+    seconds = run.read_manifest()["stages"]["generalist"]["seconds"]
+    return "\n".join([*lines, f"The generalist took {format_seconds(seconds)} for {passes} passes."])

@@ -1,0 +1,43 @@
+"""What a finished run gives to Python: the student, and the ensemble that taught it.
+
+Comes in: a run folder. Goes out: something to call with a batch in the type and shape of the training data.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from raydistill.data.arrays import open_examples
+from raydistill.errors import RunFolderError
+from raydistill.run_folder import RunFolder
+from raydistill.stages.networks import build_student, is_trained, load_weights
+from raydistill.stages.student import STUDENT
+from raydistill.stages.teacher import load_ensemble_from
+from raydistill.teacher import Ensemble
+
+
+def load_student(run_dir: Path | str, name: str = STUDENT) -> nn.Module:
+    """The student of a finished run, in evaluation mode: batch (N, ...) in the stored type -> logits (N, K).
+
+    name: 'student', or a control: 'labels_only', 'generalist_targets'. Raises RunFolderError if it is not finished.
+    """
+    run = RunFolder(Path(run_dir))
+    config = run.read_config()
+    folder = run.student_folder(name)
+    if not is_trained(folder):
+        raise RunFolderError(f"run_dir: {str(run.path)!r} has no finished {name!r}; run raydistill run first")
+    return load_weights(build_student(run, config, open_examples(run)), folder)
+
+
+def load_ensemble(run_dir: Path | str) -> Ensemble:
+    """Generalist and specialists of a run: batch (N, ...) -> log-probabilities (N, K) by equation 5.
+
+    Raises RunFolderError if the specialists are not finished.
+    """
+    run = RunFolder(Path(run_dir))
+    config = run.read_config()
+    if "specialists" not in run.read_manifest()["stages"]:
+        raise RunFolderError(f"run_dir: {str(run.path)!r} has no finished specialists; run raydistill run first")
+    return load_ensemble_from(run, config, open_examples(run))

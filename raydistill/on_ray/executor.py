@@ -1,0 +1,107 @@
+"""The executor on Ray: the same four verbs as InProcess, each by the part of Ray that fits it.
+
+    map       tasks            run_jobs  one Ray Train run and a queue (pool.py)
+    search    Ray Tune         train     one data-parallel TorchTrainer (trainers.py)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from raydistill.execution import Item, Job, JobEvent, JobOutcome, SearchSpace, Trial, Value
+from raydistill.on_ray.pool import PoolOptions, run_pool
+from raydistill.on_ray.session import count_slots, start_ray
+
+LEASE_SECONDS = 600.0  # longer than anything that is silent: the first import, a validation, a slow file system
+
+
+class RayExecutor:
+    """A cluster, joined or private."""
+
+    def __init__(
+        self,
+        scratch: Path,
+        *,
+        address: str | None = None,
+        verbose: bool = False,
+        cpus_per_job: float = 1,
+        gpus_per_job: float = 0,
+        lease_seconds: float = LEASE_SECONDS,
+    ) -> None:
+        """Start or join Ray. scratch: folder that all nodes share. Raises ConfigError if the cluster cannot be joined."""
+        self._session = start_ray(address, verbose)
+        self._verbose = verbose
+        self.slots = count_slots(cpus_per_job, gpus_per_job)
+        whole = float(cpus_per_job).is_integer() and float(gpus_per_job).is_integer()
+        self._options = PoolOptions(
+            scratch=Path(scratch).expanduser().absolute(),
+            slots=self.slots,
+            cpus_per_job=cpus_per_job,
+            gpus_per_job=gpus_per_job,
+            lease_seconds=lease_seconds,
+            elastic=self._session.joined and whole,  # Ray counts fractional workers wrongly
+        )
+
+    def map(
+        self, function: Callable[[Item], Value], items: Sequence[Item], on_done: Callable[[int, int], None]
+    ) -> list[Value]:
+        """Apply the function to each item in a task of its own. Raises what the function raises."""
+        options = self._options
+        task = ray.remote(num_cpus=options.cpus_per_job, num_gpus=options.gpus_per_job, max_retries=3)(function)
+        references = [task.remote(item) for item in items]
+        pending = references
+        while pending:
+            finished, pending = ray.wait(pending, num_returns=1)
+            ray.get(finished)
+            on_done(len(items) - len(pending), len(items))
+        return ray.get(references)
+
+    def run_jobs(self, jobs: Sequence[Job], on_event: Callable[[JobEvent], None]) -> list[JobOutcome]:
+        """Run the jobs in the pool."""
+        return run_pool(jobs, self._options, on_event)
+
+    def search(
+        self,
+        function: str,
+        arguments: dict[str, Any],
+        space: SearchSpace,
+        *,
+        trials: int,
+        epochs: int,
+        grace_epochs: int,
+        reduction_factor: int,
+        seed: int,
+        on_event: Callable[[JobEvent], None],
+    ) -> list[Trial]:
+        """Search with Ray Tune."""
+        from raydistill.on_ray.search import run_search
+
+        return run_search(
+            function,
+            arguments,
+            space,
+            trials=trials,
+            epochs=epochs,
+            grace_epochs=grace_epochs,
+            reduction_factor=reduction_factor,
+            seed=seed,
+            on_event=on_event,
+            options=self._options,
+            verbose=self._verbose,
+        )
+
+    def train(self, job: Job, workers: int, on_event: Callable[[JobEvent], None]) -> JobOutcome:
+        """Train with several workers; a single one is a pool of one job."""
+        from raydistill.on_ray.trainers import train_together
+
+        if workers == 1:
+            return self.run_jobs([job], on_event)[0]
+        return train_together(job, workers, self._options, on_event)
+
+    def close(self) -> None:
+        """Leave the cluster, or end the private one."""
+        self._session.close()

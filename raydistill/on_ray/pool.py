@@ -1,0 +1,153 @@
+"""The pool: one Ray Train run whose workers take jobs from a queue actor under leases.
+
+    run_pool ─► TorchTrainer, num_workers = min(jobs, slots) ─► worker.work: claim, run, finish ─┐
+         └───► polls the queue's news, emits JobEvents ◄── JobQueue (leases.WorkQueue) ◄─────────┘
+
+One run for all jobs, because a run of its own costs each job 20 CPU-seconds and three to five processes (measured).
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.backend import Backend, BackendConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from raydistill.execution import Job, JobEvent, JobFailed, JobOutcome
+from raydistill.leases import Failure
+from raydistill.on_ray.queue import MAX_ATTEMPTS, start_queue
+from raydistill.on_ray.worker import work
+
+POLL_SECONDS = 0.5
+RESIZE_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """How a pool runs. elastic: go on with fewer workers when a node is lost, with more when one joins."""
+
+    scratch: Path
+    slots: int
+    cpus_per_job: float
+    gpus_per_job: float
+    lease_seconds: float
+    elastic: bool
+
+
+class IndependentWorkers(Backend):
+    """No process group, and each worker sees its own GPUs alone; Ray Train replaces a dead worker without the others."""
+
+    has_replica_groups = True
+
+
+class IndependentConfig(BackendConfig):
+    """Chooses IndependentWorkers."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """The class above."""
+        return IndependentWorkers
+
+
+def run_pool(jobs: Sequence[Job], options: PoolOptions, on_event: Callable[[JobEvent], None]) -> list[JobOutcome]:
+    """Run the jobs; outcomes in their order. Raises JobFailed after all others, or what Ray Train raises."""
+    if not jobs:
+        return []
+
+    def build(name: str, queue: Any) -> DataParallelTrainer:
+        return build_trainer(name, queue, len(jobs), options)
+
+    return run_trainer("pool", jobs, options, build, on_event)
+
+
+def run_trainer(
+    kind: str,
+    jobs: Sequence[Job],
+    options: PoolOptions,
+    build: Callable[[str, Any], DataParallelTrainer],
+    on_event: Callable[[JobEvent], None],
+) -> list[JobOutcome]:
+    """Start a queue, run the trainer that `build(name, queue)` gives, and read the outcomes from the queue."""
+    name = f"{kind}-{uuid.uuid4().hex[:8]}"  # Ray Train would resume a run of the same name
+    queue = start_queue(name, jobs, options.lease_seconds)
+    try:
+        error = follow(build(name, queue).fit, queue, on_event)
+        outcomes, failures, unfinished = ray.get(queue.results.remote())
+    finally:
+        ray.kill(queue)
+    if failures:
+        raise describe_failures(failures) from error
+    if unfinished:
+        raise error or RuntimeError(f"Ray Train ended without {unfinished[0]!r} and {len(unfinished) - 1} other jobs")
+    shutil.rmtree(options.scratch / name, ignore_errors=True)
+    return [outcomes[job.name] for job in jobs]
+
+
+def build_trainer(name: str, queue: Any, jobs: int, options: PoolOptions) -> DataParallelTrainer:
+    """One Ray Train run with as many workers as jobs and slots allow."""
+    workers = min(jobs, options.slots)
+    return DataParallelTrainer(
+        work,
+        train_loop_config={"queue": queue, "lease_seconds": options.lease_seconds},
+        backend_config=IndependentConfig(),
+        scaling_config=ScalingConfig(
+            num_workers=(1, workers) if options.elastic and workers > 1 else workers,
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+            use_gpu=options.gpus_per_job > 0,
+            resources_per_worker=worker_resources(options.cpus_per_job, options.gpus_per_job),
+        ),
+        # A job that kills its worker is given up after MAX_ATTEMPTS; so many deaths are jobs' faults, more are not.
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(options.scratch),
+            failure_config=FailureConfig(max_failures=MAX_ATTEMPTS * (jobs + 1)),
+        ),
+    )
+
+
+def describe_failures(failures: Sequence[Failure]) -> JobFailed:
+    """One error for all failed jobs, with the first one's traceback as a note."""
+    first, *others = failures
+    failed = JobFailed(first.job, first.attempts, first.reason, tuple(failure.job for failure in others))
+    if first.trace:
+        failed.add_note(first.trace)
+    return failed
+
+
+def worker_resources(cpus: float, gpus: float) -> dict[str, float]:
+    """Resources of a worker, in Ray's words."""
+    return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
+
+
+def follow(fit: Callable[[], Any], queue: Any, on_event: Callable[[JobEvent], None]) -> Exception | None:
+    """Run `fit` in a thread and emit the queue's news from this one. Returns what `fit` raised.
+
+    A thread, because Ctrl-C must reach us: in the main thread Ray Train replaces Python's handler and never gives it back.
+    """
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            fit()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    version = 0
+    while True:
+        thread.join(POLL_SECONDS)
+        ended = not thread.is_alive()
+        version, events = ray.get(queue.changes.remote(version))
+        for event in events:
+            on_event(event)
+        if ended:
+            return errors[0] if errors else None

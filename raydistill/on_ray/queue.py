@@ -1,0 +1,59 @@
+"""The work queue as an actor: raydistill.leases with a clock. It imports little, so that its process starts quickly."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from raydistill.execution import Job, JobEvent, JobOutcome
+from raydistill.leases import Claim, Failure, WorkQueue
+
+MAX_ATTEMPTS = 3
+
+
+class JobQueue:
+    """What workers and the driver call, one call at a time.
+
+    If its process dies, Ray starts it anew with all jobs waiting: finished ones end at once by their own marks.
+    """
+
+    def __init__(self, jobs: Sequence[Job], lease_seconds: float) -> None:
+        self._queue = WorkQueue(jobs, lease_seconds=lease_seconds, max_attempts=MAX_ATTEMPTS)
+
+    def enlist(self, worker: str, rank: int, world: int) -> None:
+        """A worker process begins."""
+        self._queue.enlist(worker, rank, world)
+
+    def claim(self, worker: str) -> Claim:
+        """A worker asks for a job."""
+        return self._queue.claim(worker, time.monotonic())
+
+    def beat(self, worker: str, job: str, progress: dict[str, Any]) -> bool:
+        """A worker goes on with its job; False: it has lost it."""
+        return self._queue.beat(worker, job, progress, time.monotonic())
+
+    def finish(self, job: str, outcome: JobOutcome) -> bool:
+        """A worker has finished a job."""
+        return self._queue.finish(job, outcome)
+
+    def fail(self, worker: str, job: str, reason: str, trace: str) -> None:
+        """A job raised."""
+        self._queue.fail(worker, job, reason, trace)
+
+    def changes(self, since: int) -> tuple[int, list[JobEvent]]:
+        """News for the driver."""
+        self._queue.expire(time.monotonic())
+        return self._queue.changes(since)
+
+    def results(self) -> tuple[dict[str, JobOutcome], list[Failure], list[str]]:
+        """What is done, what has failed, and the names of what is neither."""
+        return self._queue.outcomes(), self._queue.failures(), self._queue.unfinished()
+
+
+def start_queue(name: str, jobs: Sequence[Job], lease_seconds: float) -> Any:
+    """Start the actor. Its name shows in Ray's dashboard."""
+    actor = ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3)(JobQueue)
+    return actor.options(name=name).remote(list(jobs), lease_seconds)

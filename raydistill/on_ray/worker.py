@@ -1,0 +1,102 @@
+"""What runs in a worker process of the pool: take a job, run it, report, until none is left.
+
+Workers never talk to each other. There is no process group: a job sees itself as the only worker of its training.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import ray.train
+
+from raydistill.execution import Job, LeaseLost, describe_error, run_job
+
+BEAT_SECONDS = 1.0
+IDLE_SECONDS = 0.5
+
+
+class Watchdog:
+    """Calls `bark` when nobody has patted it for `seconds`. By default that ends the process.
+
+    A worker so ends at the latest when its lease does: nobody else holds a job that this process still writes. Ray Train
+    replaces the process, and the job goes on elsewhere.
+    """
+
+    def __init__(self, seconds: float, bark: Callable[[], None] = lambda: os._exit(1)) -> None:
+        self._seconds, self._bark = seconds, bark
+        self._deadline = time.monotonic() + seconds
+        self._stopped = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def pat(self) -> None:
+        """The job is alive."""
+        self._deadline = time.monotonic() + self._seconds
+
+    def stop(self) -> None:
+        """The job has ended."""
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(max(0.0, self._deadline - time.monotonic())):
+            if time.monotonic() >= self._deadline:
+                self._bark()
+                return
+
+
+class Reporter:
+    """The Beat of a job in the pool: at most one call a second reaches the queue. Raises LeaseLost."""
+
+    def __init__(self, queue: Any, worker: str, job: str, watchdog: Watchdog) -> None:
+        self._queue, self._worker, self._job, self._watchdog = queue, worker, job, watchdog
+        self._next = 0.0
+
+    def __call__(self, progress: dict[str, Any]) -> None:
+        """Report."""
+        if time.monotonic() < self._next:
+            return
+        self._watchdog.pat()  # before the call: our deadline must not be later than the queue's
+        if not ray.get(self._queue.beat.remote(self._worker, self._job, progress)):
+            raise LeaseLost(self._job)
+        self._next = time.monotonic() + BEAT_SECONDS
+
+
+def work(config: dict[str, Any]) -> None:
+    """Ray Train's function: run jobs of the queue until it is drained. config: queue, lease_seconds."""
+    queue, lease_seconds = config["queue"], config["lease_seconds"]
+    context, worker = ray.train.get_context(), name_worker()
+    ray.get(queue.enlist.remote(worker, context.get_world_rank(), context.get_world_size()))
+    while True:
+        claim = ray.get(queue.claim.remote(worker))
+        if claim.job is not None:
+            attempt_job(queue, worker, claim.job, claim.attempts, lease_seconds)
+        elif claim.drained:
+            return
+        else:
+            time.sleep(IDLE_SECONDS)  # others hold the last jobs, and may lose them
+
+
+def attempt_job(queue: Any, worker: str, job: Job, attempts: int, lease_seconds: float) -> None:
+    """Run one job and tell the queue how it went."""
+    watchdog = Watchdog(lease_seconds)
+    try:
+        outcome = run_job(job, Reporter(queue, worker, job.name, watchdog), worker, attempts)
+    except LeaseLost:
+        return
+    except (Exception, SystemExit) as error:
+        ray.get(queue.fail.remote(worker, job.name, describe_error(error), traceback.format_exc()))
+        return
+    finally:
+        watchdog.stop()
+    ray.get(queue.finish.remote(job.name, outcome))
+
+
+def name_worker() -> str:
+    """Host and process."""
+    return f"{socket.gethostname()}:{os.getpid()}"

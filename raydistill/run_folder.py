@@ -1,0 +1,227 @@
+"""The run folder: the only thing that stages share, and the only mechanism of resuming.
+
+    manifest.json      configuration, version, and for each finished stage its key, seconds, and its files' checksums
+    01_data/ …         one folder a stage, in the order of the pipeline
+    timings/           how long things took; read by the report, never by a stage's key
+    ray/               scratch of Ray's own; never read back
+
+A stage's key hashes its settings, the version of the package and the checksums of its inputs. A stage whose key stands
+and whose files verify is skipped. A stage that was interrupted finds its own partial files, if its key still stands.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from raydistill.config import Config
+from raydistill.errors import RunFolderError
+from raydistill.files import hash_file, hash_json, read_json, write_json
+from raydistill.version import __version__
+
+STAGES = (
+    "data",
+    "splits",
+    "generalist",
+    "confusion",
+    "groups",
+    "specialists",
+    "ensemble",
+    "targets",
+    "search",
+    "student",
+    "report",
+)
+FORMAT = 1
+_NOT_RESULTS = ("run_dir", "cluster")  # settings that change where and how fast, not what
+
+
+class RunFolder:
+    """Every path of a run, its manifest and its lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path).expanduser().absolute()
+
+    @property
+    def manifest_path(self) -> Path:
+        """The one file that says what is finished."""
+        return self.path / "manifest.json"
+
+    def stage_folder(self, stage: str) -> Path:
+        """Folder of a stage, numbered in the order of the pipeline."""
+        return self.path / f"{STAGES.index(stage) + 1:02d}_{stage}"
+
+    def specialist_folder(self, index: int) -> Path:
+        """Folder of one specialist."""
+        return self.stage_folder("specialists") / f"{index:03d}"
+
+    def student_folder(self, name: str) -> Path:
+        """Folder of the student or of one of its controls."""
+        return self.stage_folder("student") / name
+
+    def timing_path(self, stage: str) -> Path:
+        """Where a stage leaves times of its parts; outside its folder, so that results do not depend on them."""
+        return self.path / "timings" / f"{stage}.json"
+
+    def open(self, config: Config, on_change: str = "refuse") -> None:
+        """Create the folder, or check that it belongs to this configuration.
+
+        Raises RunFolderError if it is not a run folder, or was made with other settings and on_change is 'refuse'.
+        """
+        settings = result_settings(config)
+        if not self.manifest_path.exists():
+            self._check_unused()
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.manifest_path, _new_manifest(settings))
+            return
+        manifest = self.read_manifest()
+        changes = list_changes(manifest["settings"], settings)
+        if manifest["version"] != __version__:
+            changes.insert(0, f"version {manifest['version']} -> {__version__}")
+        if not changes:
+            return
+        if on_change == "refuse" and self._begun_path("generalist").exists():  # before it, nothing is worth keeping
+            raise RunFolderError(
+                f"run_dir: {str(self.path)!r} holds a run of another configuration ({'; '.join(changes[:3])}"
+                f"{'; …' if len(changes) > 3 else ''}); take another --run-dir, or add --on-change redo"
+            )
+        write_json(self.manifest_path, {**manifest, "version": __version__, "settings": settings})
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Read the manifest. Raises RunFolderError if there is none, or it is not ours."""
+        try:
+            manifest = read_json(self.manifest_path)
+        except FileNotFoundError:
+            raise RunFolderError(f"run_dir: {str(self.path)!r} is not a run folder (no manifest.json)") from None
+        except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+            raise RunFolderError(f"run_dir: {str(self.manifest_path)!r} cannot be read: {error}") from None
+        if not isinstance(manifest, dict) or manifest.get("raydistill_format") != FORMAT:
+            raise RunFolderError(f"run_dir: {str(self.manifest_path)!r} was not written by this raydistill")
+        return manifest
+
+    def read_config(self) -> Config:
+        """The configuration that the run was made with."""
+        return Config.model_validate({**self.read_manifest()["settings"], "run_dir": self.path})
+
+    def acquire_lock(self) -> FileLock:
+        """Lock the folder for this process; the lock falls with the process, however it ends.
+
+        Raises RunFolderError if another process works in the folder.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"run_dir: {str(self.path)!r} is a file; give a folder")
+        if not self.manifest_path.exists():
+            self._check_unused()
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunFolderError(
+                f"run_dir: {str(self.path)!r} is in use by {self._read_owner()}; wait for it, or take another --run-dir"
+            ) from None
+        write_json(self.path / ".owner.json", {"host": socket.gethostname(), "pid": os.getpid()})
+        return lock
+
+    def is_locked(self) -> bool:
+        """Whether a process works in the folder now."""
+        lock = FileLock(self.path / ".lock")
+        try:
+            with lock.acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def stage_key(self, stage: str, settings: Mapping[str, Any], inputs: Iterable[str]) -> str:
+        """Hash of what decides a stage's results: its settings, the version, and its inputs' files."""
+        finished = self.read_manifest()["stages"]
+        return hash_json(
+            {
+                "stage": stage,
+                "version": __version__,
+                "settings": settings,
+                "inputs": {name: finished[name]["files"] for name in inputs},
+            }
+        )
+
+    def is_finished(self, stage: str, key: str) -> bool:
+        """Whether the stage ran with this key and all its files still have their checksums."""
+        record = self.read_manifest()["stages"].get(stage)
+        return record is not None and record["key"] == key and self._files_verify(stage, record["files"])
+
+    def begin_stage(self, stage: str, key: str) -> None:
+        """Prepare the stage's folder: partial files of the same key stay, anything else goes."""
+        folder, mark = self.stage_folder(stage), self._begun_path(stage)
+        if not mark.exists() or mark.read_text().strip() != key:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.parent.mkdir(exist_ok=True)
+        mark.write_text(key)
+
+    def finish_stage(self, stage: str, key: str, seconds: float) -> None:
+        """Enter the stage into the manifest, with the checksums of all its files."""
+        manifest = self.read_manifest()
+        folder = self.stage_folder(stage)
+        files = {name: hash_file(folder / name) for name in list_files(folder)}
+        manifest["stages"][stage] = {"key": key, "seconds": round(seconds, 3), "finished": time.time(), "files": files}
+        write_json(self.manifest_path, manifest)
+
+    def _files_verify(self, stage: str, files: Mapping[str, str]) -> bool:
+        folder = self.stage_folder(stage)
+        try:
+            return all(hash_file(folder / name) == checksum for name, checksum in files.items())
+        except OSError:
+            return False
+
+    def _begun_path(self, stage: str) -> Path:
+        return self.path / "begun" / stage
+
+    def _check_unused(self) -> None:
+        ours = {".lock", ".owner.json"}
+        if self.path.exists() and {entry.name for entry in self.path.iterdir()} - ours:
+            raise RunFolderError(
+                f"run_dir: {str(self.path)!r} is not empty and not a run folder (no manifest.json); give a new or empty one"
+            )
+
+    def _read_owner(self) -> str:
+        try:
+            owner = read_json(self.path / ".owner.json")
+            return f"process {owner['pid']} on {owner['host']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+
+def result_settings(config: Config) -> dict[str, Any]:
+    """The settings that decide results, as JSON."""
+    settings = config.model_dump(mode="json")
+    return {name: value for name, value in settings.items() if name not in _NOT_RESULTS}
+
+
+def list_changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Differences between two nested settings, such as 'search.trials 8 -> 16'."""
+    changes: list[str] = []
+    for name in [*old, *(name for name in new if name not in old)]:
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict) and name != "options":
+            changes += list_changes(before, after, f"{prefix}{name}.")
+        elif before != after:
+            changes.append(f"{prefix}{name} {before} -> {after}")
+    return changes
+
+
+def list_files(folder: Path) -> list[str]:
+    """Finished files below a folder, as sorted relative paths; temporary and partial ones are left out."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def _new_manifest(settings: dict[str, Any]) -> dict[str, Any]:
+    return {"raydistill_format": FORMAT, "version": __version__, "settings": settings, "stages": {}}

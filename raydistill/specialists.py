@@ -1,0 +1,128 @@
+"""Specialists: enriched sampling, the shift that undoes it, and the probabilities over a group's classes and a dustbin.
+
+Comes in: a generalist's logits (B, K) and a group. Goes out: log-probabilities (B, G + 1), the dustbin last.
+
+Merged dustbin: the specialist keeps the generalist's whole output layer, and its dustbin logit is the logsumexp of all
+classes outside the group, so that it starts as exactly the generalist and needs no new unit. Single dustbin: one unit
+stands for all other classes (Hinton, Vinyals, Dean 2015, section 5.4); the output of one class outside is used for it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+
+from raydistill.data.arrays import Examples
+from raydistill.models import find_output_layer
+from raydistill.training import Batch, Loss, Sampler, Score, Validate, predict_logits, share_score
+
+Dustbin = Literal["merged", "single"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The classes of one specialist. members: (G,) ascending class numbers; classes: K; dustbin: see the module."""
+
+    members: Tensor
+    classes: int
+    dustbin: Dustbin = "merged"
+
+    @property
+    def rest(self) -> Tensor:
+        """Classes outside the group, (K - G,), ascending."""
+        inside = torch.zeros(self.classes, dtype=torch.bool)
+        inside[self.members] = True
+        return torch.nonzero(~inside).squeeze(1)
+
+    @property
+    def place_of_class(self) -> Tensor:
+        """(K,): the column of each class in the specialist's output; G, the dustbin's, for classes outside."""
+        place = torch.full((self.classes,), len(self.members), dtype=torch.int64)
+        place[self.members] = torch.arange(len(self.members))
+        return place
+
+
+def reduce_logits(logits: Tensor, group: Group) -> Tensor:
+    """Logits (B, K) of a specialist's network as (B, G + 1): the group's classes, then the dustbin."""
+    rest = group.rest.to(logits.device)
+    if group.dustbin == "single":
+        dustbin = logits[:, rest[:1]]
+    else:
+        dustbin = logits.index_select(1, rest).logsumexp(dim=1, keepdim=True)
+    return torch.cat([logits.index_select(1, group.members.to(logits.device)), dustbin], dim=1)
+
+
+def specialist_log_probs(logits: Tensor, group: Group) -> Tensor:
+    """Log-probabilities (B, G + 1) at the natural share of classes: the prior shift serves training only."""
+    return log_softmax(reduce_logits(logits, group), dim=1)
+
+
+def prior_shift(natural_share: float, group_share: float) -> float:
+    """What to take off the dustbin's logit while training on enriched data, in nats.
+
+    log of (odds of the group in training / odds of the group in nature): the exact Bayes correction, log((1 - π)/π) for
+    half-and-half data. natural_share: π, 0 to 1 exclusive. group_share: the group's share while training.
+    """
+    return math.log(group_share / (1 - group_share)) - math.log(natural_share / (1 - natural_share))
+
+
+def sample_enriched(group_rows: Tensor, rest_rows: Tensor, group_share: float) -> Sampler:
+    """Each of the group's rows once, and rows of other classes, drawn afresh, up to 1 - group_share of the epoch."""
+    others = max(1, round(len(group_rows) * (1 - group_share) / group_share))
+
+    def sample(generator: torch.Generator) -> Tensor:
+        drawn = rest_rows[torch.randint(len(rest_rows), (others,), generator=generator)]
+        rows = torch.cat([group_rows, drawn])
+        return rows[torch.randperm(len(rows), generator=generator)]
+
+    return sample
+
+
+def enriched_loss(group: Group, shift: float) -> Loss:
+    """Cross-entropy over the group's classes and the dustbin, whose logit is lowered by `shift` nats.
+
+    Lowering the dustbin is lowering each of its classes: both log-sums run over all K logits plus a constant, which
+    spares the step a selection of columns (measured: its backward pass took longer than the network's).
+    """
+    inside = torch.zeros(group.classes, dtype=torch.bool)
+    inside[group.members] = True
+    offset = torch.where(inside, 0.0, -shift)
+    if group.dustbin == "single":
+        offset[group.rest[1:]] = -math.inf
+
+    def loss(logits: Tensor, batch: Batch) -> Tensor:
+        known = inside.to(logits.device)
+        shifted = logits + offset.to(logits.device)
+        dustbin = shifted.masked_fill(known, -math.inf).logsumexp(dim=1)
+        own = shifted.gather(1, batch.labels.unsqueeze(1)).squeeze(1)
+        return shifted.logsumexp(dim=1) - torch.where(known[batch.labels], own, dustbin)
+
+    return loss
+
+
+def score_enriched(examples: Examples, rows: Tensor, group: Group, shift: float) -> Validate:
+    """Validation by the training loss, and by accuracy over the group's classes and the dustbin, on enriched rows."""
+    place, loss = group.place_of_class, enriched_loss(group, shift)
+
+    def validate(model: nn.Module) -> Score:
+        logits, labels = predict_logits(model, examples.x, rows), examples.y[rows]
+        losses = loss(logits, Batch(rows, logits, labels))
+        return share_score(losses, reduce_logits(logits, group).argmax(dim=1) == place[labels])
+
+    return validate
+
+
+def prepare_dustbin(model: nn.Module, group: Group) -> None:
+    """For a single dustbin, start its unit as the average class outside, raised by the log of their number."""
+    layer = find_output_layer(model, group.classes)
+    if group.dustbin == "merged" or layer is None:
+        return
+    with torch.no_grad():
+        layer.weight[group.rest[0]] = layer.weight[group.rest].mean(dim=0)
+        if layer.bias is not None:
+            layer.bias[group.rest[0]] = layer.bias[group.rest].mean() + math.log(len(group.rest))

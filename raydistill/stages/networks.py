@@ -1,0 +1,88 @@
+"""Trained networks on disk: a folder each, with weights, the history of training, and a finished mark that verifies.
+
+    weights.safetensors    all parameters and buffers
+    training.json          history by epoch, best epoch, and the checksum of the weights: the finished mark
+    checkpoint.safetensors while training: weights, optimiser and history of the last epoch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from raydistill.config import Config
+from raydistill.data.arrays import Examples, read_normalisation
+from raydistill.files import hash_file, read_json, read_tensors, write_json, write_tensors
+from raydistill.models import build_model
+from raydistill.run_folder import RunFolder
+from raydistill.training import Progress, copy_weights, mix_seed, worker_rank
+
+SEEDS = {"generalist": 1, "specialist": 2, "student": 3}
+
+
+def network_seed(config: Config, role: str, index: int = 0) -> int:
+    """Seed of one network's weights and batches."""
+    return mix_seed(config.seed, SEEDS[role], index)
+
+
+def build_generalist(run: RunFolder, config: Config, examples: Examples) -> nn.Module:
+    """The generalist's architecture with seeded weights."""
+    return _build(run, config.generalist.model, config.generalist.options, examples, network_seed(config, "generalist"))
+
+
+def build_student(run: RunFolder, config: Config, examples: Examples) -> nn.Module:
+    """The student's architecture with seeded weights; the generalist's, unless student.model names another."""
+    model, options = config.student.model, config.student.options
+    if model is None:
+        model, options = config.generalist.model, options or config.generalist.options
+    return _build(run, model, options, examples, network_seed(config, "student"))
+
+
+def _build(run: RunFolder, model: str, options: dict[str, Any], examples: Examples, seed: int) -> nn.Module:
+    return build_model(
+        model,
+        options,
+        input_shape=examples.input_shape,
+        classes=examples.classes,
+        normalisation=read_normalisation(run.stage_folder("splits")),
+        seed=seed,
+    )
+
+
+def train_once(folder: Path, train: Callable[[Path], tuple[nn.Module, Progress]]) -> dict[str, Any]:
+    """Train a network unless its folder holds the finished one. `train` is given the checkpoint's path.
+
+    Returns what training.json holds.
+    """
+    if not is_trained(folder):
+        checkpoint = folder / "checkpoint.safetensors"
+        model, progress = train(checkpoint)
+        if worker_rank()[0] != 0:
+            return {"history": progress.history}
+        write_tensors(folder / "weights.safetensors", copy_weights(model))
+        record = {"history": progress.history, "best_epoch": progress.best_epoch}
+        write_json(folder / "training.json", {**record, "sha256": hash_file(folder / "weights.safetensors")})
+        checkpoint.unlink(missing_ok=True)
+    return read_training(folder)
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether the folder holds a finished network whose weights verify."""
+    try:
+        return bool(read_training(folder)["sha256"] == hash_file(folder / "weights.safetensors"))
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def read_training(folder: Path) -> dict[str, Any]:
+    """What training left: history by epoch, best epoch, checksum."""
+    return read_json(folder / "training.json")  # type: ignore[no-any-return]
+
+
+def load_weights(model: nn.Module, folder: Path) -> nn.Module:
+    """Fill a model with a finished network's weights, in evaluation mode."""
+    model.load_state_dict(read_tensors(folder / "weights.safetensors")[0])
+    return model.eval()

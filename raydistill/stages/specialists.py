@@ -1,0 +1,79 @@
+"""Stage specialists: one fine-tuned copy of the generalist for each group, all independent of each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raydistill.data.arrays import open_examples, read_split
+from raydistill.execution import Beat, Job
+from raydistill.files import read_json, write_json
+from raydistill.run_folder import RunFolder
+from raydistill.specialists import (
+    enriched_loss,
+    prepare_dustbin,
+    prior_shift,
+    sample_enriched,
+    score_enriched,
+)
+from raydistill.stages.context import Context
+from raydistill.stages.groups import read_group
+from raydistill.stages.networks import build_generalist, load_weights, network_seed, train_once
+from raydistill.training import Batches, Progress, choose_device, mix_seed, train_model
+
+
+def run_specialists(context: Context) -> None:
+    """Train all specialists in the pool."""
+    run = context.run
+    groups = read_json(run.stage_folder("groups") / "groups.json")["groups"]
+    jobs = [
+        Job(
+            f"specialist {index:03d}",
+            f"{__name__}:train_specialist",
+            {"run_dir": str(run.path), "index": index},
+            cost=float(group["examples_an_epoch"]),
+        )
+        for index, group in enumerate(groups)
+    ]
+    outcomes = context.executor.run_jobs(jobs, context.display.on_event)
+    write_json(run.timing_path("specialists"), [vars(outcome) for outcome in outcomes])
+
+
+def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
+    """Job: fine-tune one specialist from the generalist. arguments: run_dir, index."""
+    run, index = RunFolder(Path(arguments["run_dir"])), int(arguments["index"])
+    config = run.read_config()
+    examples, settings, device = open_examples(run), config.specialists, choose_device()
+    group = read_group(run, config, index)
+    seed = network_seed(config, "specialist", index)
+
+    def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
+        group_rows, rest_rows = part_rows(read_split(run, "fit"), examples.y, group.place_of_class)
+        shift = prior_shift(len(group_rows) / (len(group_rows) + len(rest_rows)), settings.group_share)
+        model = load_weights(build_generalist(run, config, examples), run.stage_folder("generalist")).to(device)
+        prepare_dustbin(model, group)
+        held_out = sample_enriched(*part_rows(read_split(run, "confuse"), examples.y, group.place_of_class), settings.group_share)
+        sampler = sample_enriched(group_rows, rest_rows, settings.group_share)
+        progress = train_model(
+            model,
+            Batches(examples, sampler, settings.batch_size, settings.shift, seed, device),
+            enriched_loss(group, shift),
+            settings,
+            validate=score_enriched(examples, held_out(torch.Generator().manual_seed(mix_seed(seed, 1))), group, shift),
+            patience=settings.patience,
+            checkpoint=checkpoint,
+            beat=beat,
+        )
+        return model, progress
+
+    record = train_once(run.specialist_folder(index), train)
+    return {"epochs": len(record["history"]), "best_epoch": record["best_epoch"]}
+
+
+def part_rows(rows: Tensor, labels: Tensor, place_of_class: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of a group's classes, and all others."""
+    inside = place_of_class[labels[rows]] < place_of_class.max()
+    return rows[inside], rows[~inside]

@@ -1,0 +1,155 @@
+"""Stages search and student: temperature and label weight by Ray Tune, then the student in full, and its controls."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from raydistill.config import Config, TrainingConfig
+from raydistill.data.arrays import open_examples, read_split
+from raydistill.execution import Beat, Job, SearchSpace, Trial
+from raydistill.files import read_json, write_json
+from raydistill.losses import distillation_loss
+from raydistill.models import find_output_layer
+from raydistill.run_folder import RunFolder
+from raydistill.stages.context import Context
+from raydistill.stages.networks import build_student, network_seed, train_once
+from raydistill.stages.teacher import open_targets
+from raydistill.targets import SoftTargets
+from raydistill.training import Batch, Batches, Loss, Progress, choose_device, score_labels, shuffle_rows, train_model
+
+STUDENT = "student"
+CONTROLS = ("labels_only", "generalist_targets")
+
+
+def run_search(context: Context) -> None:
+    """Try pairs of temperature and label weight on a short training; write search.json with all trials and the best."""
+    run, config = context.run, context.config
+    settings = config.search
+    model = build_student(run, config, context.examples)
+    space = SearchSpace(settings.temperature or temperature_range(model, context.examples.classes), settings.label_weight)
+    trials = context.executor.search(
+        f"{__name__}:train_trial",
+        {"run_dir": str(run.path)},
+        space,
+        trials=settings.trials,
+        epochs=settings.epochs,
+        grace_epochs=settings.grace_epochs,
+        reduction_factor=settings.reduction_factor,
+        seed=config.seed,
+        on_event=context.display.on_event,
+    )
+    best = choose_trial(trials)
+    folder = run.stage_folder("search")
+    write_json(
+        folder / "search.json",
+        {"space": vars(space), "trials": [vars(trial) for trial in trials], "best": vars(best)},
+    )
+    shutil.rmtree(folder / "trials", ignore_errors=True)
+    context.display.note(
+        f"best of {len(trials)} trials: temperature {best.temperature:.2f}, label weight {best.label_weight:.2f},"
+        f" {best.values[-1]:.2%} on the tune split"
+    )
+
+
+def temperature_range(model: nn.Module, classes: int) -> tuple[float, float]:
+    """The paper's prior: wide students bear high temperatures, narrow ones want low ones.
+
+    From 1 to width / (2 log2 K), between 2 and 20, width being the inputs of the output layer: 4.5 for 30 units and 10
+    classes, 20 for 300 (Hinton, Vinyals, Dean 2015, section 3, found 2.5 to 4 best at 30 units, and all above 8 alike
+    from 300 on). Many classes ask for more width.
+    """
+    layer = find_output_layer(model, classes)
+    width = layer.in_features if layer is not None else 256
+    return 1.0, min(max(width / (2 * math.log2(classes)), 2.0), 20.0)
+
+
+def choose_trial(trials: list[Trial]) -> Trial:
+    """The highest accuracy on the tune split among the trials that ran longest."""
+    longest = max(len(trial.values) for trial in trials)
+    return max((trial for trial in trials if len(trial.values) == longest), key=lambda trial: trial.values[-1])
+
+
+def train_trial(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
+    """Job: one trial. arguments: run_dir, temperature, label_weight. Its folder replays what was done before a restart."""
+    run = RunFolder(Path(arguments["run_dir"]))
+    config = run.read_config()
+    temperature, label_weight = float(arguments["temperature"]), float(arguments["label_weight"])
+    folder = run.stage_folder("search") / "trials" / f"{temperature!r}_{label_weight!r}"
+    settings = config.student.model_copy(update={"epochs": config.search.epochs})
+    loss = soft_loss(run, "ensemble", temperature, label_weight)
+    progress = train_student_network(run, config, settings, loss, folder / "checkpoint.safetensors", beat)[1]
+    return {"values": [record["value"] for record in progress.history]}
+
+
+def run_students(context: Context) -> None:
+    """Train the student in full, and its controls with the same seed and steps: labels only, generalist's targets only."""
+    run = context.run
+    best = read_json(run.stage_folder("search") / "search.json")["best"]
+    chosen = {"temperature": best["temperature"], "label_weight": best["label_weight"]}
+    jobs = [
+        Job(name, f"{__name__}:train_student", {"run_dir": str(run.path), "name": name, **chosen}, cost=1.0)
+        for name in (STUDENT, *CONTROLS)
+    ]
+    outcomes = context.executor.run_jobs(jobs, context.display.on_event)
+    write_json(run.timing_path("student"), [vars(outcome) for outcome in outcomes])
+
+
+def train_student(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
+    """Job: the student or a control in full. arguments: run_dir, name, temperature, label_weight."""
+    run, name = RunFolder(Path(arguments["run_dir"])), arguments["name"]
+    config = run.read_config()
+    if name == "labels_only":
+        loss = label_loss
+    else:
+        teacher = "generalist" if name == "generalist_targets" else "ensemble"
+        loss = soft_loss(run, teacher, arguments["temperature"], arguments["label_weight"])
+
+    def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
+        return train_student_network(run, config, config.student, loss, checkpoint, beat)
+
+    record = train_once(run.student_folder(name), train)
+    return {"epochs": len(record["history"])}
+
+
+def train_student_network(
+    run: RunFolder, config: Config, settings: TrainingConfig, loss: Loss, checkpoint: Path, beat: Beat
+) -> tuple[nn.Module, Progress]:
+    """Train a fresh student on the fit rows with the given loss; accuracy on the tune split is watched, not acted upon."""
+    examples, device = open_examples(run), choose_device()
+    model = build_student(run, config, examples).to(device)
+    batches = Batches(
+        examples,
+        shuffle_rows(read_split(run, "fit")),
+        settings.batch_size,
+        settings.shift,
+        network_seed(config, "student"),
+        device,
+    )
+    validate = score_labels(examples, read_split(run, "tune"))
+    return model, train_model(model, batches, loss, settings, validate=validate, checkpoint=checkpoint, beat=beat)
+
+
+def label_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy with the labels, (B,) nats."""
+    return cross_entropy(logits, batch.labels, reduction="none")
+
+
+def soft_loss(run: RunFolder, teacher: str, temperature: float, label_weight: float) -> Loss:
+    """Distillation loss with the cached soft targets of a teacher."""
+    targets: SoftTargets = open_targets(run, teacher)
+    rows = read_split(run, "fit")
+    position_of_row = torch.full((int(rows.max()) + 1,), -1, dtype=torch.int64)
+    position_of_row[rows] = torch.arange(len(rows))
+
+    def loss(logits: Tensor, batch: Batch) -> Tensor:
+        log_probs = targets.read(position_of_row[batch.rows], logits.device)
+        return distillation_loss(logits, log_probs, batch.labels, temperature=temperature, label_weight=label_weight)
+
+    return loss

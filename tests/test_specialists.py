@@ -1,0 +1,129 @@
+"""Specialists: sampling, the prior shift, and the two dustbins, against formulas written out."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logsumexp
+from torch import nn
+
+from raydistill.specialists import (
+    Group,
+    enriched_loss,
+    prepare_dustbin,
+    prior_shift,
+    reduce_logits,
+    sample_enriched,
+    specialist_log_probs,
+)
+from raydistill.training import Batch
+
+MEMBERS = torch.tensor([1, 4, 5])
+REST = [0, 2, 3, 6]
+
+
+def draw(batch=12, classes=7):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(batch, classes, generator=generator, dtype=torch.float64)
+    return logits, torch.arange(batch) % classes
+
+
+def reduce_by_hand(logits, dustbin):
+    z = logits.numpy()
+    bin_logit = logsumexp(z[:, REST], axis=1) if dustbin == "merged" else z[:, REST[0]]
+    return np.concatenate([z[:, MEMBERS.numpy()], bin_logit[:, None]], 1)
+
+
+@pytest.mark.parametrize("dustbin", ["merged", "single"])
+def test_logits_are_the_groups_and_the_dustbins(dustbin):
+    logits, _ = draw()
+    np.testing.assert_allclose(reduce_logits(logits, Group(MEMBERS, 7, dustbin)), reduce_by_hand(logits, dustbin))
+
+
+@pytest.mark.parametrize("dustbin", ["merged", "single"])
+@pytest.mark.parametrize("shift", [0.0, 2.3, -1.0])
+def test_loss_is_cross_entropy_with_a_lowered_dustbin(dustbin, shift):
+    logits, labels = draw()
+    z = reduce_by_hand(logits, dustbin)
+    z[:, -1] -= shift
+    column = [MEMBERS.tolist().index(label) if label in MEMBERS else 3 for label in labels.tolist()]
+    expected = logsumexp(z, axis=1) - z[np.arange(12), column]
+    got = enriched_loss(Group(MEMBERS, 7, dustbin), shift)(logits, Batch(labels, logits, labels))
+    np.testing.assert_allclose(got, expected, rtol=1e-6)  # the shift itself is float32
+
+
+@pytest.mark.parametrize("dustbin", ["merged", "single"])
+def test_loss_has_finite_gradients(dustbin):
+    logits, labels = draw()
+    logits.requires_grad_()
+    enriched_loss(Group(MEMBERS, 7, dustbin), 1.0)(logits, Batch(labels, logits, labels)).sum().backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_merged_specialist_starts_as_the_generalist():
+    logits, _ = draw()
+    probs = torch.softmax(logits, 1)
+    got = specialist_log_probs(logits, Group(MEMBERS, 7)).exp()
+    torch.testing.assert_close(got[:, :3], probs[:, MEMBERS])
+    torch.testing.assert_close(got[:, 3], probs[:, REST].sum(1))
+
+
+@pytest.mark.parametrize(("natural", "enriched"), [(0.1, 0.5), (0.02, 0.3), (0.7, 0.5)])
+def test_shift_is_bayes_correction(natural, enriched):
+    """Posterior odds under enriched sampling = natural odds × ratio of the priors' odds."""
+    likelihood_ratio = 3.7
+    natural_odds = likelihood_ratio * natural / (1 - natural)
+    enriched_odds = likelihood_ratio * enriched / (1 - enriched)
+    assert prior_shift(natural, enriched) == pytest.approx(math.log(enriched_odds / natural_odds))
+
+
+def test_half_and_half_is_the_papers_formula():
+    assert prior_shift(0.1, 0.5) == pytest.approx(math.log(0.9 / 0.1))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.25, 0.8])
+def test_epoch_holds_each_group_row_once_and_the_share_of_others(share):
+    group_rows, rest_rows = torch.arange(40), torch.arange(100, 400)
+    rows = sample_enriched(group_rows, rest_rows, share)(torch.Generator().manual_seed(0))
+    own = rows[rows < 100]
+    assert sorted(own.tolist()) == list(range(40))
+    assert len(own) / len(rows) == pytest.approx(share, abs=0.01)
+
+
+def test_others_are_drawn_afresh():
+    sample = sample_enriched(torch.arange(40), torch.arange(100, 400), 0.5)
+    first, second = (set(sample(torch.Generator().manual_seed(seed)).tolist()) for seed in (0, 1))
+    assert len(first ^ second) > 10
+
+
+def test_single_dustbin_starts_as_the_average_class_outside():
+    model = nn.Sequential(nn.Linear(3, 7))
+    before = model[0].weight.detach().clone()
+    prepare_dustbin(model, Group(MEMBERS, 7, "single"))
+    torch.testing.assert_close(model[0].weight[0], before[REST].mean(0))
+    torch.testing.assert_close(model[0].weight[1:], before[1:])
+    prepare_dustbin(model, Group(MEMBERS, 7, "merged"))
+    torch.testing.assert_close(model[0].weight[1:], before[1:])
+
+
+def test_training_with_the_shift_gives_natural_probabilities():
+    """Enriched data, shifted loss: the fitted constant predictor has the natural class shares, dustbin included."""
+    natural = torch.tensor([0.05, 0.1, 0.4, 0.45])
+    group = Group(torch.tensor([0, 1]), 4)
+    counts = torch.tensor([500, 1000, 706, 794])  # half group, half rest, natural within each
+    labels = torch.repeat_interleave(torch.arange(4), counts)
+    logits = torch.zeros(4, requires_grad=True, dtype=torch.float64)
+    loss = enriched_loss(group, prior_shift(0.15, 0.5))
+    optimizer = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-10)
+
+    def step():
+        optimizer.zero_grad()
+        value = loss(logits.expand(len(labels), 4), Batch(labels, labels, labels)).mean()
+        value.backward()
+        return value
+
+    optimizer.step(step)
+    got = specialist_log_probs(logits.detach()[None], group).exp()[0]
+    torch.testing.assert_close(got, torch.tensor([0.05, 0.1, 0.85], dtype=torch.float64), atol=1e-3, rtol=0)
+    assert natural.sum() == pytest.approx(1.0)

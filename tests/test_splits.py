@@ -1,0 +1,72 @@
+"""Splits: disjoint, complete, stratified, seeded; examples that belong together stay together."""
+
+import numpy as np
+import pytest
+
+from raydistill.data.splits import SPLITS, split_rows
+from raydistill.errors import DataError
+
+SHARES = {"confuse": 0.12, "tune": 0.12, "test": 0.16}
+
+
+def names(classes):
+    return [f"class {index}" for index in range(classes)]
+
+
+def test_every_row_is_in_one_split():
+    labels = np.random.default_rng(0).integers(0, 10, 5000)
+    splits = split_rows(labels, names(10), SHARES, seed=0)
+    assert tuple(splits) == SPLITS
+    np.testing.assert_array_equal(np.sort(np.concatenate(list(splits.values()))), np.arange(5000))
+
+
+def test_each_class_has_its_share_in_each_split():
+    labels = np.repeat(np.arange(5), [1000, 500, 200, 100, 50])
+    splits = split_rows(labels, names(5), SHARES, seed=0)
+    for name, share in SHARES.items():
+        counts = np.bincount(labels[splits[name]])
+        np.testing.assert_allclose(counts, share * np.bincount(labels), atol=0.51)
+
+
+def test_small_classes_are_in_every_split():
+    labels = np.repeat(np.arange(3), 4)
+    splits = split_rows(labels, names(3), SHARES, seed=0)
+    assert all(np.bincount(labels[rows], minlength=3).min() >= 1 for rows in splits.values())
+
+
+def test_seed_decides():
+    labels = np.random.default_rng(0).integers(0, 10, 1000)
+    first, again, other = (split_rows(labels, names(10), SHARES, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first["tune"], again["tune"])
+    assert not np.array_equal(first["tune"], other["tune"])
+
+
+def test_rows_of_one_value_stay_together():
+    labels = np.tile(np.arange(20), 40)
+    faces = np.repeat(np.arange(40), 20)
+    splits = split_rows(labels, names(20), SHARES, seed=3, keep_apart=faces)
+    owners = [set(faces[rows]) for rows in splits.values()]
+    assert sum(map(len, owners)) == 40
+    for name, share in SHARES.items():
+        assert len(splits[name]) / 800 == pytest.approx(share, abs=0.04)
+
+
+def test_refuses_a_class_with_too_few_examples():
+    labels = np.array([0] * 50 + [1] * 50 + [2] * 3)
+    with pytest.raises(DataError, match="'class 2' has no example"):
+        split_rows(labels, names(3), SHARES, seed=0)
+
+
+def test_refuses_a_class_without_examples():
+    with pytest.raises(DataError, match="'class 3'"):
+        split_rows(np.arange(300) % 3, names(4), SHARES, seed=0)
+
+
+def test_refuses_shares_that_leave_nothing():
+    with pytest.raises(DataError, match="splits"):
+        split_rows(np.arange(300) % 3, names(3), {"confuse": 0.5, "tune": 0.5}, seed=0)
+
+
+def test_refuses_too_few_values():
+    with pytest.raises(DataError, match="keep_apart"):
+        split_rows(np.arange(300) % 3, names(3), SHARES, seed=0, keep_apart=np.arange(300) % 2)
