@@ -132,6 +132,11 @@ def merge_settings(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str
 def run_command(argv: list[str]) -> int:
     """raydistill run."""
     config, given = read_settings("run", argv)
+    return finish_run(config, given)
+
+
+def finish_run(config: Config, given: argparse.Namespace) -> int:
+    """Run the pipeline and print its table."""
     from raydistill.launch import launch
     from raydistill.report import print_table, read_report
 

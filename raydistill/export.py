@@ -5,7 +5,10 @@ Comes in: a run folder and a format. Goes out: a safetensors, torch.export (.pt2
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,19 +67,35 @@ def _export_onnx(model: nn.Module, batch: Tensor, path: Path, run: RunFolder) ->
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError(f"export: onnx needs {error.name}; pip install 'raydistill[onnx]'") from None
-    program = torch.onnx.export(
-        model,
-        (batch[:2].clone(),),
-        input_names=["x"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        dynamo=True,
-        verbose=False,
-    )
+    with quiet_exporter():
+        program = torch.onnx.export(
+            model,
+            (batch[:2].clone(),),
+            input_names=["x"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     program.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     return torch.from_numpy(np.asarray(session.run(["logits"], {"x": batch.numpy()})[0]))
+
+
+@contextlib.contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Keep torch's exporter from speaking of itself: its own deprecations, and operators of packages that are not here."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 _EXPORTERS: dict[str, Callable[[nn.Module, Tensor, Path, RunFolder], Tensor]] = {

@@ -23,7 +23,9 @@ def predict_file(run_dir: Path, source: Path, output: Path | None = None, model:
 
     The output is a .npz with class_index (N,), class_name (N,), probability (N, K). Raises DataError for a bad input.
     """
-    examples = open_examples(RunFolder(run_dir))
+    run = RunFolder(run_dir)
+    run.read_manifest()
+    examples = open_examples(run)
     x = read_input(source, examples.input_shape)
     if model == "ensemble":
         log_probs = load_ensemble(run_dir)(torch.from_numpy(x))

@@ -6,6 +6,7 @@ pairs, and each trial replays from its own folder what it did before.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import uuid
 from collections.abc import Callable
@@ -17,7 +18,6 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from raydistill.execution import (
-    Beat,
     JobEvent,
     JobFailed,
     SearchSpace,
@@ -91,29 +91,33 @@ def make_trainable(function: str, arguments: dict[str, Any], epochs: int) -> Cal
     """Tune's function for a trial function."""
 
     def run_trial(config: dict[str, Any]) -> None:
-        try:
-            resolve_function(function)({**arguments, **config}, make_beat(epochs))
-        except StopTrial:
-            raise SystemExit(0) from None  # how Tune itself ends a trial's thread, so that the actor can be used again
+        beat = TuneBeat(epochs)
+        with contextlib.suppress(StopTrial):
+            resolve_function(function)({**arguments, **config}, beat)
+        if beat.stopped:
+            raise SystemExit(0)  # as Tune ends a function's thread itself; returning would make its wrapper report again, and wait
 
     return run_trial
 
 
-def make_beat(epochs: int) -> Beat:
-    """A Beat that reports each epoch's value to Tune and waits for its decision."""
+class TuneBeat:
+    """A Beat that reports each epoch's value to Tune and waits for its decision. stopped: the decision was to stop."""
 
-    def beat(progress: dict[str, Any]) -> None:
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self.stopped = False
+
+    def __call__(self, progress: dict[str, Any]) -> None:
+        """Report. Raises StopTrial, but not after the last epoch: the function then ends by itself."""
         if "value" not in progress:
             return
         epoch = int(progress["epoch"])
         try:
             tune.report({"value": float(progress["value"]), "epoch": epoch})
-        except SystemExit:  # measured: with reuse_actors Tune stops a function by SystemExit out of report
-            if epoch < epochs:
+        except SystemExit:  # read in its source: report stops a function so, and only so can the actor be used again
+            self.stopped = True
+            if epoch < self._epochs:
                 raise StopTrial from None
-            # after the last epoch Tune's stop is no news, and the function ends by itself
-
-    return beat
 
 
 class Recorder(tune.Callback):

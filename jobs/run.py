@@ -1,0 +1,45 @@
+"""What `ray job submit` starts: raydistill run, with the run folder outside the job's own temporary copy.
+
+    ray job submit --working-dir . -- python jobs/run.py --config configs/glyphs.yaml
+
+A relative run_dir is taken from RAYDISTILL_HOME, or from ~/raydistill: the working directory of a job is a copy that goes
+with the job, and a run must be found again by the next one. On a cluster of several machines give a shared folder.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the package of this checkout, if none is installed
+
+from raydistill.cli import finish_run, read_settings
+from raydistill.config import Config
+from raydistill.errors import RaydistillError
+
+
+def find_home() -> Path:
+    """Where relative run folders of jobs live."""
+    return Path(os.environ.get("RAYDISTILL_HOME", "~/raydistill")).expanduser()
+
+
+def settle_run_dir(config: Config) -> Config:
+    """The configuration with a run folder that outlives the job."""
+    return config.model_copy(update={"run_dir": find_home() / config.run_dir.expanduser()})
+
+
+def main(argv: list[str]) -> int:
+    """Run, and return the exit code: 0 done, 2 bad input."""
+    try:
+        config, given = read_settings("run", argv)
+        config = settle_run_dir(config)
+        print(f"run folder: {config.run_dir}", flush=True)
+        return finish_run(config, given)
+    except RaydistillError as error:
+        print(f"raydistill: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

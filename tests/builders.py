@@ -1,0 +1,47 @@
+"""Small data, models and runs for tests."""
+
+import torch
+
+from raydistill.config import Config, TrainingConfig, build_config
+from raydistill.data.arrays import Examples
+from raydistill.display import Silent
+from raydistill.in_process import InProcess
+from raydistill.pipeline import PIPELINE, run_pipeline
+
+QUICK = {
+    "generalist": {"epochs": 4, "options": {"hidden": [24]}},
+    "specialists": {"groups": 3, "epochs": 2},
+    "grouping": {"bootstraps": 2},
+    "search": {"trials": 3, "epochs": 2},
+    "student": {"epochs": 4},
+    "cluster": {"backend": "none"},
+}
+
+
+def quick_config(run_dir, **changes) -> Config:
+    """A run on digits that takes a second or two."""
+    settings = {"data": "digits", "run_dir": run_dir, **QUICK}
+    for name, value in changes.items():
+        settings[name] = {**settings[name], **value} if isinstance(settings.get(name), dict) else value
+    return build_config(settings)
+
+
+def run_quick(config, stages=PIPELINE, display=None, **options):
+    """Run the pipeline in this process."""
+    return run_pipeline(
+        config, display=display or Silent(), start_executor=lambda run: InProcess(), stages=stages, **options
+    )
+
+
+def make_examples(count=400, classes=5, features=6, seed=0) -> Examples:
+    """Gaussian blobs."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(classes, (count,), generator=generator)
+    centres = 2 * torch.randn(classes, features, generator=generator)
+    x = centres[y] + torch.randn(count, features, generator=generator)
+    return Examples(x, y, tuple(str(index) for index in range(classes)))
+
+
+def settings(**changes) -> TrainingConfig:
+    """Training settings for blobs."""
+    return TrainingConfig(**{"epochs": 5, "batch_size": 32, "learning_rate": 1e-2, **changes})

@@ -1,0 +1,26 @@
+"""Fixtures for all tests. Ray starts only when a test asks for `ray_session`, once for all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from raydistill.on_ray.session import RaySession
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[RaySession]:
+    """A private Ray of two CPUs, whose workers import `on_ray.jobs_for_tests` as pytest does."""
+    from raydistill.on_ray.session import start_ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        session = start_ray(cpus=2)
+        yield session
+        session.close()

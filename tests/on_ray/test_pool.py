@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydistill.execution import Job, JobEvent, JobFailed
+from raydistill.on_ray.executor import RayExecutor
+from raydistill.on_ray.session import RaySession
+from raydistill.on_ray.worker import Watchdog
+
+from . import jobs_for_tests
+from .jobs_for_tests import count_starts
+
+JOBS = "on_ray.jobs_for_tests"
+
+
+@pytest.fixture
+def executor(ray_session: RaySession, tmp_path: Path) -> RayExecutor:
+    return RayExecutor(tmp_path / "scratch", lease_seconds=4)
+
+
+def make_job(folder: Path, function: str, name: str, cost: float = 1.0, **arguments: Any) -> Job:
+    return Job(name, f"{JOBS}:{function}", {"folder": str(folder / name), **arguments}, cost)
+
+
+def last_states(events: list[JobEvent]) -> dict[str, str]:
+    return {event.job: event.state for event in events}
+
+
+def test_jobs_run_once_two_at_a_time_and_in_order(executor: RayExecutor, tmp_path: Path) -> None:
+    assert executor.slots == 2
+    jobs = [make_job(tmp_path, "add", f"job {index}", index, a=index, b=1, seconds=0.9) for index in range(6)]
+    events: list[JobEvent] = []
+    outcomes = executor.run_jobs(jobs, events.append)
+    assert [outcome.job for outcome in outcomes] == [job.name for job in jobs]
+    assert [outcome.result["sum"] for outcome in outcomes] == [1, 2, 3, 4, 5, 6]
+    assert [count_starts(job.arguments) for job in jobs] == [1] * 6
+    assert {outcome.attempts for outcome in outcomes} == {1}
+    assert len({outcome.worker for outcome in outcomes}) == 2
+    began = [outcome.started for outcome in outcomes]
+    assert began[5] < began[0]  # the longest first
+    ends = [outcome.started + outcome.seconds for outcome in outcomes]
+    running = [sum(start <= moment < end for start, end in zip(began, ends, strict=True)) for moment in began]
+    assert max(running) == 2
+    assert [event.job for event in events[:6] if event.state == "waiting"]
+    assert last_states(events) == dict.fromkeys([job.name for job in jobs], "done")
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_faults_are_survived_and_failures_named(executor: RayExecutor, tmp_path: Path) -> None:
+    """One run with everything that can go wrong, because a run costs many seconds to start."""
+    jobs = [
+        make_job(tmp_path, "fail", "failing", 9),
+        make_job(tmp_path, "die_once", "dying", 8),
+        make_job(tmp_path, "hang_once", "hanging", 7),
+        *(make_job(tmp_path, "add", f"job {index}", a=index, b=1) for index in range(4)),
+    ]
+    events: list[JobEvent] = []
+    with pytest.raises(JobFailed, match="'failing' failed after 3 attempts: ValueError: no examples") as caught:
+        executor.run_jobs(jobs, events.append)
+    assert "jobs_for_tests.py" in caught.value.__notes__[0]
+    assert [count_starts(job.arguments) for job in jobs] == [3, 2, 2, 1, 1, 1, 1]
+    assert last_states(events) == {"failing": "failed"} | {job.name: "done" for job in jobs[1:]}
+
+
+def test_no_jobs(executor: RayExecutor) -> None:
+    assert executor.run_jobs([], print) == []
+
+
+def test_map_keeps_the_order(executor: RayExecutor) -> None:
+    seen: list[tuple[int, int]] = []
+    doubled = executor.map(jobs_for_tests.double, list(range(10)), lambda done, total: seen.append((done, total)))
+    assert doubled == [2 * value for value in range(10)]
+    assert seen[-1] == (10, 10)
+
+
+def test_train_reduces_over_two_workers(executor: RayExecutor, tmp_path: Path) -> None:
+    events: list[JobEvent] = []
+    outcome = executor.train(make_job(tmp_path, "add_ranks", "all"), 2, events.append)
+    assert outcome.result == {"sum": 3.0, "world": 2}
+    assert events[-1].state == "done"
+    assert events[-1].progress == {"epoch": 1, "epochs": 1, "fraction": 1.0}
+
+
+def test_train_needs_room(executor: RayExecutor, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="workers: 3 do not fit, the cluster holds 2"):
+        executor.train(make_job(tmp_path, "add_ranks", "all"), 3, print)
+
+
+def test_the_watchdog_barks_after_silence_only() -> None:
+    barks: list[float] = []
+    began = time.monotonic()
+    dog = Watchdog(0.4, lambda: barks.append(time.monotonic() - began))
+    for _ in range(4):
+        time.sleep(0.2)
+        dog.pat()
+    assert not barks
+    time.sleep(0.8)
+    assert len(barks) == 1
+    stopped = Watchdog(0.1, lambda: barks.append(0.0))
+    stopped.stop()
+    time.sleep(0.3)
+    assert len(barks) == 1

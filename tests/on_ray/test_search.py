@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydistill.execution import JobEvent, JobFailed, SearchSpace, Trial
+from raydistill.in_process import InProcess
+from raydistill.on_ray.executor import RayExecutor
+from raydistill.on_ray.session import RaySession
+
+from .jobs_for_tests import count_starts
+
+SPACE = SearchSpace(temperature=(1.0, 20.0), label_weight=(0.0, 0.5))
+
+
+@pytest.fixture
+def executor(ray_session: RaySession, tmp_path: Path) -> RayExecutor:
+    return RayExecutor(tmp_path / "scratch")
+
+
+def search(executor: RayExecutor | InProcess, function: str, folder: Path, on_event: Any, trials: int = 8) -> list[Trial]:
+    return executor.search(
+        f"on_ray.jobs_for_tests:{function}",
+        {"folder": str(folder), "epochs": 4},
+        SPACE,
+        trials=trials,
+        epochs=4,
+        grace_epochs=1,
+        reduction_factor=2,
+        seed=5,
+        on_event=on_event,
+    )
+
+
+def pairs(trials: list[Trial]) -> list[tuple[float, float]]:
+    return [(trial.temperature, trial.label_weight) for trial in trials]
+
+
+def test_search_finds_the_planted_best_and_stops_early(executor: RayExecutor, tmp_path: Path) -> None:
+    events: list[JobEvent] = []
+    trials = search(executor, "peak", tmp_path / "ray", events.append)
+    here = search(InProcess(), "peak", tmp_path / "here", events.append)
+    assert pairs(trials) == pairs(here)  # the same seed, the same proposals, on Ray or not
+    nearest = min(trials, key=lambda trial: abs(trial.temperature - 4) / 20 + abs(trial.label_weight - 0.3))
+    assert max(trials, key=lambda trial: (len(trial.values), trial.values[-1])) == nearest
+    assert [len(trial.values) < 4 for trial in trials] == [trial.stopped_early for trial in trials]
+    assert 1 <= sum(trial.stopped_early for trial in trials) < 8
+    assert count_starts({"folder": tmp_path / "ray"}) == 8
+    states = {event.job: event.state for event in events}
+    assert states == {f"trial {index:03d}": "done" for index in range(8)}
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_a_trial_whose_process_dies_is_run_again(executor: RayExecutor, tmp_path: Path) -> None:
+    trials = search(executor, "peak_dying_once", tmp_path / "marks", lambda event: None, trials=3)
+    assert len(trials) == 3
+    assert any(len(trial.values) == 4 for trial in trials)
+    assert count_starts({"folder": tmp_path / "marks"}) == 4
+
+
+def test_a_failing_trial_is_named(executor: RayExecutor, tmp_path: Path) -> None:
+    events: list[JobEvent] = []
+    with pytest.raises(JobFailed, match=r"'trial 00\d' failed after 3 attempts: ValueError: no targets"):
+        search(executor, "fail_trial", tmp_path / "marks", events.append, trials=1)
+    assert events[-1].state == "failed"

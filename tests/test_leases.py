@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import pytest
+
+from raydistill.execution import Job, JobOutcome
+from raydistill.leases import WorkQueue
+
+
+def make_queue(*names: str, max_attempts: int = 3) -> WorkQueue:
+    jobs = [Job(name, "module:function", {}, cost=float(len(names) - index)) for index, name in enumerate(names)]
+    return WorkQueue(jobs, lease_seconds=10, max_attempts=max_attempts)
+
+
+def outcome_of(job: str, worker: str) -> JobOutcome:
+    return JobOutcome(job, worker, started=0, seconds=1, cpu_seconds=1, attempts=1, result={"by": worker})
+
+
+def state_of(queue: WorkQueue, job: str) -> str:
+    return next(event.state for event in queue.changes(0)[1] if event.job == job)
+
+
+def claimed(queue: WorkQueue, worker: str, now: float = 0) -> str | None:
+    job = queue.claim(worker, now).job
+    return job.name if job else None
+
+
+def test_longest_first() -> None:
+    jobs = [Job(name, "m:f", {}, cost) for name, cost in [("short", 1), ("long", 9), ("middle", 5)]]
+    queue = WorkQueue(jobs, lease_seconds=10, max_attempts=3)
+    assert [claimed(queue, worker) for worker in "abcd"] == ["long", "middle", "short", None]
+
+
+def test_equal_costs_keep_their_order() -> None:
+    queue = WorkQueue([Job(name, "m:f", {}, 1.0) for name in "xyz"], lease_seconds=10, max_attempts=3)
+    assert [claimed(queue, worker) for worker in "abc"] == ["x", "y", "z"]
+
+
+def test_names_are_unique() -> None:
+    with pytest.raises(ValueError, match="'x'"):
+        make_queue("x", "x")
+
+
+def test_drained_when_all_done_or_failed() -> None:
+    queue = make_queue("x", "y", max_attempts=1)
+    claimed(queue, "a"), claimed(queue, "b")
+    waiting = queue.claim("c", 0)
+    assert (waiting.job, waiting.drained) == (None, False)
+    queue.finish("x", outcome_of("x", "a"))
+    queue.fail("b", "y", "ValueError: no", "trace")
+    assert queue.claim("c", 0).drained
+    assert queue.outcomes()["x"].result == {"by": "a"}
+    assert [(failure.job, failure.attempts, failure.reason) for failure in queue.failures()] == [("y", 1, "ValueError: no")]
+
+
+# Events in order: (what, worker, seconds). x is the only job; the lease lasts 10 seconds; two attempts.
+STORIES = {
+    "finish": ([("claim", "a", 0), ("finish", "a", 5)], "done", "a"),
+    "beats prolong": ([("claim", "a", 0), ("beat", "a", 9), ("claim", "b", 18)], "running", "a"),
+    "silence loses": ([("claim", "a", 0), ("claim", "b", 11)], "running", "b"),
+    "the last moment holds": ([("claim", "a", 0), ("claim", "b", 10)], "running", "a"),
+    "late beat is refused": ([("claim", "a", 0), ("claim", "b", 11), ("beat refused", "a", 12)], "running", "b"),
+    "beat after expiry is refused": ([("claim", "a", 0), ("beat refused", "a", 11)], "waiting", "a"),
+    "late finish counts": ([("claim", "a", 0), ("claim", "b", 11), ("finish", "a", 12)], "done", "a"),
+    "late finish before a new claim": ([("claim", "a", 0), ("beat refused", "a", 11), ("finish", "a", 12)], "done", "a"),
+    "second finish is refused": (
+        [("claim", "a", 0), ("claim", "b", 11), ("finish", "a", 12), ("beat refused", "b", 13), ("finish refused", "b", 14)],
+        "done",
+        "a",
+    ),
+    "late failure is no news": ([("claim", "a", 0), ("claim", "b", 11), ("fail", "a", 12)], "running", "b"),
+    "failure retries": ([("claim", "a", 0), ("fail", "a", 1), ("claim", "a", 2)], "running", "a"),
+    "failure twice": ([("claim", "a", 0), ("fail", "a", 1), ("claim", "b", 2), ("fail", "b", 3)], "failed", "b"),
+    "silence twice": ([("claim", "a", 0), ("claim", "b", 11), ("claim", "c", 22)], "failed", "b"),
+    "no finish after failure": (
+        [("claim", "a", 0), ("fail", "a", 1), ("claim", "b", 2), ("fail", "b", 3), ("finish refused", "a", 4)],
+        "failed",
+        "b",
+    ),
+    "claim again is the same": ([("claim", "a", 0), ("claim", "a", 1), ("fail", "a", 2)], "waiting", "a"),
+}
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_story(story: str) -> None:
+    queue = make_queue("x", max_attempts=2)
+    events, state, worker = STORIES[story]
+    for what, who, now in events:
+        if what == "claim":
+            queue.claim(who, now)
+        elif what.startswith("beat"):
+            assert queue.beat(who, "x", {}, now) == (what == "beat")
+        elif what.startswith("finish"):
+            assert queue.finish("x", outcome_of("x", who)) == (what == "finish")
+        else:
+            queue.fail(who, "x", "ValueError: no", "")
+    last = queue.changes(0)[1][0]
+    assert (last.state, last.worker) == (state, worker)
+
+
+def test_a_replaced_worker_gives_back_its_job_at_once() -> None:
+    queue = make_queue("x", "y", "z")
+    queue.enlist("a", rank=0, world=2)
+    queue.enlist("b", rank=1, world=2)
+    assert (claimed(queue, "a"), claimed(queue, "b")) == ("x", "y")
+    queue.enlist("c", rank=0, world=2)
+    assert [state_of(queue, job) for job in "xyz"] == ["waiting", "running", "waiting"]
+    assert claimed(queue, "c", 1) == "x"
+
+
+def test_a_smaller_group_gives_back_the_jobs_of_missing_ranks() -> None:
+    queue = make_queue("x", "y")
+    queue.enlist("a", rank=0, world=2)
+    queue.enlist("b", rank=1, world=2)
+    claimed(queue, "a"), claimed(queue, "b")
+    queue.enlist("c", rank=0, world=1)
+    assert [state_of(queue, job) for job in "xy"] == ["waiting", "waiting"]
+
+
+def test_progress_forgives_interruptions() -> None:
+    queue = make_queue("x", max_attempts=2)
+    for round_ in range(5):
+        queue.claim("a", 100 * round_)
+        queue.beat("a", "x", {"epoch": round_ + 1}, 100 * round_ + 1)
+        queue.expire(100 * round_ + 50)
+        assert state_of(queue, "x") == "waiting"
+    queue.claim("a", 1000)
+    queue.beat("a", "x", {"epoch": 5}, 1001)  # the same epoch again: no progress
+    queue.expire(1050)
+    assert state_of(queue, "x") == "failed"
+    assert queue.failures()[0].attempts == 6
+
+
+def test_changes_are_news_only() -> None:
+    queue = make_queue("x", "y")
+    version, events = queue.changes(0)
+    assert [event.job for event in events] == ["x", "y"]
+    version, events = queue.changes(version)
+    assert events == []
+    queue.claim("a", 0)
+    queue.beat("a", "x", {"epoch": 1}, 1)
+    version, events = queue.changes(version)
+    assert [(event.job, event.state, event.progress) for event in events] == [("x", "running", {"epoch": 1})]
+    assert queue.changes(version)[1] == []
+
+
+def test_unfinished_names_what_is_neither_done_nor_failed() -> None:
+    queue = make_queue("x", "y", "z")
+    queue.claim("a", 0)
+    queue.finish("x", outcome_of("x", "a"))
+    queue.claim("a", 0)
+    assert queue.unfinished() == ["y", "z"]

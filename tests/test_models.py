@@ -1,0 +1,79 @@
+"""Constructors: shapes, seeds, the last layer, and what a misfit gets told."""
+
+import pytest
+import torch
+from torch import nn
+
+from raydistill.data.arrays import Normalisation
+from raydistill.errors import ModelError
+from raydistill.models import build_model, count_parameters, find_output_layer
+
+
+def build(name, shape=(8, 8), classes=7, seed=0, **options):
+    return build_model(
+        name, options, input_shape=shape, classes=classes, normalisation=Normalisation(4.0, 2.0), seed=seed
+    )
+
+
+def narrow(input_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes - 1))
+
+
+def broken(input_shape, classes):
+    return nn.Linear(3, classes)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "raydistill.models:mlp"])
+@pytest.mark.parametrize("shape", [(8, 8), (3, 8, 9), (8, 9, 3)])
+def test_stored_type_to_logits(name, shape):
+    model = build(name, shape)
+    assert model(torch.zeros(5, *shape, dtype=torch.uint8)).shape == (5, 7)
+
+
+def test_channels_last_or_first_is_the_same_image():
+    first, last = build("cnn", (3, 8, 9)), build("cnn", (8, 9, 3))
+    images = torch.rand(2, 3, 8, 9)
+    torch.testing.assert_close(first(images), last(images.movedim(1, -1)))
+
+
+def test_normalisation_comes_first():
+    model = build("mlp")
+    torch.testing.assert_close(model[0](torch.tensor([4.0, 8.0])), torch.tensor([0.0, 2.0]))
+
+
+def test_seed_decides_and_leaves_torchs_own_alone():
+    torch.manual_seed(5)
+    first, again, other = (next(build("mlp", seed=seed).parameters()) for seed in (1, 1, 2))
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(drawn, torch.rand(1))
+
+
+def test_parameters_are_counted():
+    assert count_parameters(build("mlp", hidden=[10])) == 64 * 10 + 10 + 10 * 7 + 7
+
+
+def test_output_layer_is_the_last_with_k_outputs():
+    model = build("mlp", hidden=[7, 7])
+    assert find_output_layer(model, 7) is model[1][-1]
+    assert find_output_layer(model, 99) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options", "told"),
+    [
+        ("resnet9000", (8, 8), {}, "'resnet9000' is not allowed"),
+        ("no.such.module:build", (8, 8), {}, "not allowed"),
+        ("raydistill.models:none", (8, 8), {}, "not allowed"),
+        ("mlp", (8, 8), {"width": 3}, "does not take options"),
+        ("cnn", (64,), {}, "needs images"),
+        (f"{__name__}:narrow", (8, 8), {}, r"gives \(2, 6\).*each of 7 classes"),
+        (f"{__name__}:broken", (8, 8), {}, "fails on an input"),
+    ],
+)
+def test_misfits_are_one_line(name, shape, options, told):
+    with pytest.raises(ModelError, match=told) as raised:
+        build(name, shape, **options)
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,177 @@
+"""The pipeline end to end on digits, in this process: the run, its resume after a kill in each stage, and what it gives."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from builders import quick_config, run_quick
+from sklearn.datasets import load_digits
+
+import raydistill
+from raydistill.data.arrays import open_examples, read_split
+from raydistill.display import Silent
+from raydistill.errors import ConfigError, ModelError, RunFolderError
+from raydistill.files import read_json
+from raydistill.pipeline import PLAN
+from raydistill.run_folder import STAGES, RunFolder
+from raydistill.targets import SoftTargets
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    config = quick_config(tmp_path_factory.mktemp("pipeline") / "run")
+    return run_quick(config)
+
+
+def list_results(run):
+    """Checksums of all results but the report, which tells times."""
+    return {name: record["files"] for name, record in run.read_manifest()["stages"].items() if name != "report"}
+
+
+class Recorder(Silent):
+    def __init__(self):
+        self.skipped = []
+
+    def end_stage(self, seconds, skipped):
+        self.skipped.append(skipped)
+
+
+def test_every_stage_is_entered_with_its_files(finished):
+    stages = finished.read_manifest()["stages"]
+    assert tuple(stages) == STAGES
+    assert all(record["files"] for record in stages.values())
+
+
+def test_again_skips_everything(finished):
+    before, display = list_results(finished), Recorder()
+    run_quick(finished.read_config(), display=display)
+    assert display.skipped == [True] * len(STAGES)
+    assert list_results(finished) == before
+
+
+def test_no_pickle_is_left(finished):
+    suffixes = {path.suffix for path in finished.path.rglob("*") if path.is_file()}
+    assert suffixes <= {".json", ".npy", ".safetensors", ".html", ".lock", ""}
+
+
+def test_a_changed_file_redoes_its_stage_and_what_depends_on_it(finished, tmp_path):
+    shutil.copytree(finished.path, tmp_path / "run")
+    run, display = RunFolder(tmp_path / "run"), Recorder()
+    weights = run.specialist_folder(1) / "weights.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-5] ^= 1
+    weights.write_bytes(damaged)
+    untouched = (run.specialist_folder(0) / "weights.safetensors").stat().st_mtime_ns
+    run_quick(run.read_config(), display=display)
+    assert list_results(run) == list_results(finished)
+    assert display.skipped[:5] == [True] * 5
+    assert not display.skipped[STAGES.index("specialists")]
+    assert display.skipped[STAGES.index("student")]  # the redone specialist is the same, and so all that follows
+    assert (run.specialist_folder(0) / "weights.safetensors").stat().st_mtime_ns == untouched
+
+
+def test_another_search_redoes_search_and_student_only(finished, tmp_path):
+    shutil.copytree(finished.path, tmp_path / "run")
+    display = Recorder()
+    config = quick_config(tmp_path / "run", search={"trials": 2})
+    with pytest.raises(RunFolderError, match=r"search\.trials 3 -> 2"):
+        run_quick(config)
+    run_quick(config, display=display, on_change="redo")
+    assert [name for name, skipped in zip(STAGES, display.skipped, strict=True) if not skipped][0] == "search"
+
+
+def test_plan_stops_before_the_fan_out(tmp_path):
+    run = run_quick(quick_config(tmp_path / "run"), stages=PLAN)
+    assert list(run.read_manifest()["stages"]) == list(STAGES[:5])
+
+
+def test_controls_have_the_students_steps_and_start(finished):
+    histories = [read_json(finished.student_folder(name) / "training.json")["history"] for name in
+                 ("student", "labels_only", "generalist_targets")]
+    assert [len(history) for history in histories] == [4, 4, 4]
+
+
+def test_student_beats_guessing(finished):
+    report = read_json(finished.stage_folder("report") / "report.json")
+    assert report["student"]["test_accuracy"] > 0.5
+
+
+def test_student_and_ensemble_from_python(finished):
+    images = load_digits().images.astype(np.uint8)[:50]
+    batch = torch.from_numpy(images)
+    logits = raydistill.load_student(finished.path)(batch)
+    assert logits.shape == (50, 10)
+    log_probs = raydistill.load_ensemble(finished.path)(batch)
+    torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(50))
+    assert float((log_probs.argmax(1) == torch.from_numpy(load_digits().target[:50])).double().mean()) > 0.5
+
+
+def test_cache_holds_what_the_ensemble_says(finished):
+    rows = read_split(finished, "fit")[:40]
+    examples = open_examples(finished)
+    targets = SoftTargets.open(finished.stage_folder("targets") / "ensemble")
+    said = raydistill.load_ensemble(finished.path)(examples.x[rows])
+    torch.testing.assert_close(targets.read(torch.arange(40)).exp(), said.exp(), atol=2e-3, rtol=1e-2)
+
+
+def test_unfinished_runs_are_told(tmp_path):
+    run = run_quick(quick_config(tmp_path / "run"), stages=PLAN)
+    with pytest.raises(RunFolderError, match="no finished 'student'"):
+        raydistill.load_student(run.path)
+    with pytest.raises(RunFolderError, match="no finished specialists"):
+        raydistill.load_ensemble(run.path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "told"),
+    [
+        ({"specialists": {"groups": 6}}, ConfigError, "specialists.groups: 6 for 10 classes"),
+        ({"generalist": {"model": "nope"}}, ModelError, "'nope' is not allowed"),
+        ({"student": {"model": "mlp", "options": {"wide": 1}}}, ModelError, "does not take options"),
+    ],
+)
+def test_misfits_are_told_before_training(tmp_path, changes, error, told):
+    with pytest.raises(error, match=told):
+        run_quick(quick_config(tmp_path / "run", **changes))
+    run = RunFolder(tmp_path / "run")
+    assert set(run.read_manifest()["stages"]) == {"data", "splits"}
+    run_quick(quick_config(tmp_path / "run"), stages=PLAN)  # the corrected command goes on in the same folder
+
+
+KILLED_DRIVER = """
+import os, signal, sys, time
+from builders import quick_config, run_quick
+from raydistill import files
+stage, run_dir = sys.argv[1], sys.argv[2]
+replace, seen = os.replace, []
+def replace_then_maybe_die(source, target):
+    replace(source, target)
+    if f"_{stage}/" in str(target):          # die after the second file that this stage completes, or its only one
+        seen.append(target)
+        if len(seen) == 2 or stage in ("ensemble", "search"):
+            os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace_then_maybe_die
+run_quick(quick_config(run_dir))
+"""
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_in_any_stage_ends_the_same(finished, tmp_path, stage):
+    """SIGKILL while the stage is writing; the same command again ends with the files of an undisturbed run, bit for bit."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", KILLED_DRIVER, stage, str(tmp_path / "run")]
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    display, began = Recorder(), time.monotonic()
+    run = run_quick(quick_config(tmp_path / "run"), display=display)
+    before = STAGES.index(stage)
+    assert display.skipped == [True] * before + [False] * (len(STAGES) - before)
+    assert list_results(run) == list_results(finished)
+    assert time.monotonic() - began < 60
