@@ -188,7 +188,9 @@ def report_command(argv: list[str]) -> int:
 def predict_command(argv: list[str]) -> int:
     """raydistill predict."""
     parser = _folder_parser("predict")
-    parser.add_argument("input", type=Path, help=".npz file with an array x (or x_test), shaped as the training examples")
+    parser.add_argument(
+        "input", type=Path, help=".npz file with an array x (or x_test), shaped as the training examples"
+    )
     parser.add_argument("--output", type=Path, help="file to write; left out: INPUT with .predicted.npz")
     parser.add_argument("--model", choices=("student", "ensemble"), default="student", help="which one answers")
     given = parser.parse_args(argv)

@@ -214,7 +214,9 @@ def read_config_file(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"config: {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(f"config: {str(path)!r} must hold a mapping such as 'data: glyphs', not {type(values).__name__}")
+        raise ConfigError(
+            f"config: {str(path)!r} must hold a mapping such as 'data: glyphs', not {type(values).__name__}"
+        )
     return values
 
 
@@ -257,4 +259,3 @@ def describe_validation_error(error: ValidationError) -> str:
 def _lower_first(text: str) -> str:
     text = text.removeprefix("Value error, ")
     return text[:1].lower() + text[1:]
-

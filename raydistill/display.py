@@ -78,7 +78,10 @@ class JobBoard:
 
     def describe(self) -> str:
         """Counts by state, and epoch and accuracy of those running."""
-        counts = {state: sum(job.state == state for job in self.jobs.values()) for state in ("running", "done", "waiting", "failed")}
+        counts = {
+            state: sum(job.state == state for job in self.jobs.values())
+            for state in ("running", "done", "waiting", "failed")
+        }
         running = [describe_job(job) for job in self.jobs.values() if job.state == "running"]
         if len(self.jobs) == 1 and running:
             return running[0]

@@ -8,7 +8,7 @@ Classes of the same membership ("pattern") share a slack, so a is summed to a ma
     q · slack = mass,   price · Cᵀq = d,   slack = W - C price   (C[pattern, m] = 1 where m does not hold the pattern),
 is solved by primal-dual Newton: small q and small slacks stay precise, where Newton on the prices alone loses them to
 cancellation. Masses below a floor count as the floor, which falls towards 0; its optimum has at most their sum as gap.
-Legend: N images, K classes, M specialists, G classes in a group, A active specialists, P patterns, S distinct active sets.
+N images, K classes, M specialists, G classes in a group, A active specialists, P patterns, S distinct active sets.
 """
 
 from __future__ import annotations
@@ -26,10 +26,7 @@ EM_STEPS = 5000  # bound of the fallback; measured: never used in 3.5 million ho
 FIRST_FLOOR = 1e-3  # measured: 1e-1 to 1e-4 take equally long
 TO_BOUNDARY = 0.995  # share of the way to the domain's boundary that a step may go
 SMALLEST = 1e-290  # smaller probabilities count as 0: near 1e-308 float64 loses digits
-TAIL_MASS, TAIL_SLACK = 1e-9, 1e-4  # below that mass, above that slack, mass / slack is the better q: the floor hides tails
-    1e-9,
-    1e-4,
-)  # below that mass, above that slack, q = mass / slack is the better value of a far tail
+TAIL_MASS, TAIL_SLACK = 1e-9, 1e-4  # below that mass and above that slack q is read as mass / slack, free of the floor
 
 
 @dataclass(frozen=True)
@@ -69,8 +66,8 @@ def solve_ensemble(
     """Solve equation 5 for each image: argmin over q of KL(p_g, q) + Σ over active m of KL(p_m, q).
 
     generalist_log_probs: (N, K) log p_g, float32 or float64, -inf allowed. members: (M, K) bool. active: (N, M) bool.
-    specialist_log_probs: for each specialist m (N_m, G_m + 1) log p_m: a row for each image with active[i, m], ascending; a
-    column for each class with members[m, j], ascending, then the dustbin. tolerance: nats, for the gap.
+    specialist_log_probs: for each specialist m (N_m, G_m + 1) log p_m: a row for each image with active[i, m], ascending;
+    a column for each class with members[m, j], ascending, then the dustbin. tolerance: nats, for the gap.
     Raises ValueError where shapes disagree, a group holds every class, or probabilities do not sum to 1.
     """
     _check_inputs(generalist_log_probs, members, active, specialist_log_probs)
@@ -121,9 +118,11 @@ def _check_inputs(generalist: Tensor, members: Tensor, active: Tensor, specialis
 
 
 def _choose_chunk(members: Tensor, active: Tensor) -> int:
-    """Images in a chunk: tables take at most (n, K), lists an entry for each class of each active group."""
+    """Images in a chunk: its tables are (S, K), and its lists have an entry for each class of each active group."""
     cells = float((active.sum(dim=0) * members.sum(dim=1)).sum()) / max(1, len(active))
-    return max(1, int(CHUNK_BYTES / (24 * members.shape[1] + 40 * members.shape[0] + 100 * cells)))
+    row, table = 100 * cells + 40 * members.shape[0] + 8 * members.shape[1], 24 * members.shape[1]
+    left = CHUNK_BYTES - table * (len(_find_sets(active)[1]) if len(active) else 0)
+    return max(1, int(CHUNK_BYTES / (row + table)), int(left / row))
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ def _solve_chunk(
     mass, dustbins = (x.where(x > SMALLEST, 0.0) for x in (mass, dustbins))
     log_scale, gap, iterations = _solve_patterns(found, mass, dustbins, active.sum(dim=1), tolerance, max_iterations)
 
-    log_probs[mass[:, 0] == 0] = 0  # q of classes without mass is shared evenly
+    log_probs[(mass[:, 0] == 0).nonzero()[:, 0]] = 0  # q of classes without mass is shared evenly
     log_probs += log_scale[:, :1].to(flat.dtype)
     log_a = a.where(mass.view(-1)[slot] > 0, 1.0).log()
     flat[place] = (log_a + log_scale.view(-1)[slot]).to(flat.dtype)

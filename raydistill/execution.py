@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 Beat = Callable[[dict[str, Any]], None]
-"""Progress such as {"epoch": 2, "epochs": 8, "fraction": 0.25}; "epoch" counts completed epochs. May raise LeaseLost or StopTrial."""
+"""Progress such as {"epoch": 2, "epochs": 8, "fraction": 0.25}; "epoch" counts completed ones. Raises LeaseLost, StopTrial."""
 JobFunction = Callable[[dict[str, Any], Beat], dict[str, Any]]
 """(arguments, beat) -> result, both JSON."""
 Item = TypeVar("Item")
@@ -93,7 +93,9 @@ class JobFailed(Exception):
         self.job, self.attempts, self.reason, self.others = job, attempts, reason, others
 
     def __str__(self) -> str:
-        text = f"job {self.job!r} failed after {self.attempts} attempt{'s' if self.attempts != 1 else ''}: {self.reason}"
+        text = (
+            f"job {self.job!r} failed after {self.attempts} attempt{'s' if self.attempts != 1 else ''}: {self.reason}"
+        )
         return text + (f" (failed as well: {', '.join(self.others)})" if self.others else "")
 
 

@@ -41,7 +41,9 @@ def export_student(run_dir: Path, form: str, output: Path | None = None) -> str:
         difference = float((answer - model(batch)).abs().max())
     if not difference <= TOLERANCE:
         target.unlink()
-        raise RaydistillError(f"export: reloaded logits differ by {difference:.1e}, allowed is {TOLERANCE:.0e}; nothing written")
+        raise RaydistillError(
+            f"export: reloaded logits differ by {difference:.1e}, allowed is {TOLERANCE:.0e}; nothing written"
+        )
     return f"{target}: {form}, largest difference of a logit on {len(batch)} examples {difference:.1e}"
 
 

@@ -75,6 +75,8 @@ def print_plan(run: RunFolder) -> str:
         f"One pass of every specialist sees {sum(group['examples_an_epoch'] for group in plan['groups']):,} examples.",
     ]
     if stability:
-        lines.append(f"Stability of the groups under resampling: adjusted Rand index {sum(stability) / len(stability):.2f}.")
+        lines.append(
+            f"Stability of the groups under resampling: adjusted Rand index {sum(stability) / len(stability):.2f}."
+        )
     seconds = run.read_manifest()["stages"]["generalist"]["seconds"]
     return "\n".join([*lines, f"The generalist took {format_seconds(seconds)} for {passes} passes."])

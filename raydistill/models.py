@@ -58,7 +58,12 @@ class ChannelsFirst(nn.Module):
 
 
 def cnn(
-    input_shape: tuple[int, ...], classes: int, *, channels: Sequence[int] = (16, 32), hidden: int = 128, dropout: float = 0.0
+    input_shape: tuple[int, ...],
+    classes: int,
+    *,
+    channels: Sequence[int] = (16, 32),
+    hidden: int = 128,
+    dropout: float = 0.0,
 ) -> nn.Module:
     """3×3 convolutions with ReLU, each halving height and width, then one hidden layer."""
     if len(input_shape) not in (2, 3):
@@ -119,7 +124,9 @@ def check_output(model: nn.Module, name: str, input_shape: tuple[int, ...], clas
         with torch.no_grad():
             shape = tuple(model(torch.zeros(2, *input_shape)).shape)
     except RuntimeError as error:
-        raise ModelError(f"model: {name!r} fails on an input of shape {input_shape}: {str(error).splitlines()[0]}") from None
+        raise ModelError(
+            f"model: {name!r} fails on an input of shape {input_shape}: {str(error).splitlines()[0]}"
+        ) from None
     model.train(training)
     if shape != (2, classes):
         raise ModelError(

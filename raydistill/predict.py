@@ -50,7 +50,9 @@ def read_input(path: Path, input_shape: tuple[int, ...]) -> Array:
     except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
         raise DataError(f"input: {str(path)!r} is not a readable .npz file ({error})") from None
     if x.shape[1:] != input_shape or len(x) == 0:
-        raise DataError(f"input: {str(path)!r} holds shape {x.shape}; give (examples, {', '.join(map(str, input_shape))})")
+        raise DataError(
+            f"input: {str(path)!r} holds shape {x.shape}; give (examples, {', '.join(map(str, input_shape))})"
+        )
     if x.dtype.kind not in "iuf" or (x.dtype.kind == "f" and not np.isfinite(x).all()):
         raise DataError(f"input: {str(path)!r} must hold finite numbers, not type {x.dtype} with NaN or infinity")
     return x.astype(np.float32) if x.dtype.kind == "f" or x.dtype.kind == "u" and x.dtype.itemsize > 1 else x

@@ -94,9 +94,13 @@ class TargetsWriter:
             self._rest[rows] = outside.logsumexp(dim=1).clamp(min=FLOOR).numpy()
         self._filled = rows.stop
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is None and self._filled != self.examples:
-            error = ValueError(f"targets: {self._filled} rows were appended, expected {self.examples}; append each row once")
+            error = ValueError(
+                f"targets: {self._filled} rows were appended, expected {self.examples}; append each row once"
+            )
             self._files.__exit__(type(error), error, None)
             raise error
         self._files.__exit__(kind, error, trace)

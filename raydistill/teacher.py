@@ -54,9 +54,7 @@ class Ensemble:
         generalist = log_softmax(predict_logits(self.generalist, x, rows), dim=1)
         members = self.members
         active = choose_active(generalist, members, self.top_n)
-        answers = [
-            self._ask(index, x, rows[active[:, index]]) for index in range(len(self.specialists))
-        ]
+        answers = [self._ask(index, x, rows[active[:, index]]) for index in range(len(self.specialists))]
         solution = solve_ensemble(generalist, members, active, answers)
         return TeacherOutput(solution.log_probs, generalist, active, solution.gap)
 

@@ -258,7 +258,9 @@ def _train_epoch(
             beat({"epoch": epoch, "epochs": settings.epochs, "fraction": (epoch + step / steps) / settings.epochs})
     mean = float(total) / steps
     if not math.isfinite(mean):
-        raise FloatingPointError(f"loss is {mean} in epoch {epoch + 1}; lower learning_rate, or look for outliers in the data")
+        raise FloatingPointError(
+            f"loss is {mean} in epoch {epoch + 1}; lower learning_rate, or look for outliers in the data"
+        )
     return mean
 
 

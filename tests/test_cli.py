@@ -51,7 +51,10 @@ def test_options_are_replaced_not_merged():
         (["run", "--run-dir", "/tmp/x"], "data: missing"),
         (["run", "--data", "digits", "--run-dir", "/tmp/x", "--serch.trials", "3"], "did you mean 'search.trials'"),
         (["run", "--data", "digits", "--run-dir", "/tmp/x", "--trials", "3"], "did you mean 'search.trials'"),
-        (["run", "--data", "digits", "--run-dir", "/tmp/x", "--search.trials", "x"], "search.trials: 'x' is not allowed"),
+        (
+            ["run", "--data", "digits", "--run-dir", "/tmp/x", "--search.trials", "x"],
+            "search.trials: 'x' is not allowed",
+        ),
         (["run", "--data", "digits", "--run-dir"], "expected one argument"),
         (["run", "--config", "/no/such.yaml"], "cannot read '/no/such.yaml'"),
         (["run", "--data", "npz:/no/such.npz", "--run-dir", "/tmp/x"], "does not exist"),

@@ -10,7 +10,9 @@ from raydistill.confusion import build_affinity, count_confusions, measure_confu
 
 def draw(examples=9000, classes=7):
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(examples, classes, generator=generator) * 2, torch.randint(classes, (examples,), generator=generator)
+    return torch.randn(examples, classes, generator=generator) * 2, torch.randint(
+        classes, (examples,), generator=generator
+    )
 
 
 def test_hard_confusions_are_sklearns():

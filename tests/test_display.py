@@ -37,13 +37,22 @@ def test_end_and_results_are_always_told():
     lines.end_stage(75.0, False)
     lines.begin_stage("splits", 2, 11)
     lines.end_stage(1.0, True)
-    assert written == ["[1/11] data: a result", "[1/11] data: done in 1 min 15 s", "[2/11] splits: finished before, skipped"]
+    assert written == [
+        "[1/11] data: a result",
+        "[1/11] data: done in 1 min 15 s",
+        "[2/11] splits: finished before, skipped",
+    ]
 
 
 def test_jobs_are_summed_up():
     board = JobBoard()
     for index, (state, progress) in enumerate(
-        [("done", {}), ("running", {"epoch": 2, "epochs": 8, "fraction": 0.25, "value": 0.5}), ("waiting", {}), ("waiting", {})]
+        [
+            ("done", {}),
+            ("running", {"epoch": 2, "epochs": 8, "fraction": 0.25, "value": 0.5}),
+            ("waiting", {}),
+            ("waiting", {}),
+        ]
     ):
         board.add(JobEvent(f"specialist {index}", state, "", progress))
     assert board.fraction() == (1 + 0.25) / 4

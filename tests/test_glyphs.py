@@ -104,9 +104,7 @@ def test_number_of_threads_has_no_influence(images: NDArray[np.uint8], threads: 
     assert np.array_equal(images, render_face(FACE, variants=8, seed=0))
 
 
-def test_size_of_the_batches_has_no_influence(
-    images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_size_of_the_batches_has_no_influence(images: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raydistill.data.glyphs.BATCH_IMAGES", 100)
     assert np.array_equal(images, render_face(FACE, variants=8, seed=0))
 

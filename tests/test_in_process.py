@@ -38,7 +38,15 @@ def name_of(function: Any) -> str:
 
 def search(seed: int, trials: int = 16) -> list[Trial]:
     return InProcess().search(
-        name_of(peak), {}, SPACE, trials=trials, epochs=4, grace_epochs=1, reduction_factor=2, seed=seed, on_event=ignore
+        name_of(peak),
+        {},
+        SPACE,
+        trials=trials,
+        epochs=4,
+        grace_epochs=1,
+        reduction_factor=2,
+        seed=seed,
+        on_event=ignore,
     )
 
 
@@ -61,7 +69,11 @@ def test_jobs_in_order_with_events() -> None:
 
 def test_a_failure_is_named_after_the_others_ran() -> None:
     events: list[JobEvent] = []
-    jobs = [Job("bad", name_of(fail), {}, 1), Job("good", name_of(add), {"a": 1, "b": 1}, 1), Job("ugly", name_of(fail), {}, 1)]
+    jobs = [
+        Job("bad", name_of(fail), {}, 1),
+        Job("good", name_of(add), {"a": 1, "b": 1}, 1),
+        Job("ugly", name_of(fail), {}, 1),
+    ]
     with pytest.raises(JobFailed, match=r"'bad' failed after 1 attempt: ValueError: no examples .*ugly") as caught:
         InProcess().run_jobs(jobs, events.append)
     assert isinstance(caught.value.__cause__, ValueError)

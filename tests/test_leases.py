@@ -49,7 +49,9 @@ def test_drained_when_all_done_or_failed() -> None:
     queue.fail("b", "y", "ValueError: no", "trace")
     assert queue.claim("c", 0).drained
     assert queue.outcomes()["x"].result == {"by": "a"}
-    assert [(failure.job, failure.attempts, failure.reason) for failure in queue.failures()] == [("y", 1, "ValueError: no")]
+    assert [(failure.job, failure.attempts, failure.reason) for failure in queue.failures()] == [
+        ("y", 1, "ValueError: no")
+    ]
 
 
 # Events in order: (what, worker, seconds). x is the only job; the lease lasts 10 seconds; two attempts.
@@ -61,9 +63,19 @@ STORIES = {
     "late beat is refused": ([("claim", "a", 0), ("claim", "b", 11), ("beat refused", "a", 12)], "running", "b"),
     "beat after expiry is refused": ([("claim", "a", 0), ("beat refused", "a", 11)], "waiting", "a"),
     "late finish counts": ([("claim", "a", 0), ("claim", "b", 11), ("finish", "a", 12)], "done", "a"),
-    "late finish before a new claim": ([("claim", "a", 0), ("beat refused", "a", 11), ("finish", "a", 12)], "done", "a"),
+    "late finish before a new claim": (
+        [("claim", "a", 0), ("beat refused", "a", 11), ("finish", "a", 12)],
+        "done",
+        "a",
+    ),
     "second finish is refused": (
-        [("claim", "a", 0), ("claim", "b", 11), ("finish", "a", 12), ("beat refused", "b", 13), ("finish refused", "b", 14)],
+        [
+            ("claim", "a", 0),
+            ("claim", "b", 11),
+            ("finish", "a", 12),
+            ("beat refused", "b", 13),
+            ("finish refused", "b", 14),
+        ],
         "done",
         "a",
     ),

@@ -87,7 +87,9 @@ def test_no_gradient_reaches_the_teacher():
 
 def test_soften_undoes_log_softmax():
     logits = draw()[0]
-    np.testing.assert_allclose(soften(torch.log_softmax(logits, 1), 3.0).numpy(), softmax(logits.numpy() / 3, 1), rtol=1e-10)
+    np.testing.assert_allclose(
+        soften(torch.log_softmax(logits, 1), 3.0).numpy(), softmax(logits.numpy() / 3, 1), rtol=1e-10
+    )
 
 
 @pytest.mark.parametrize(

@@ -93,8 +93,10 @@ def test_plan_stops_before_the_fan_out(tmp_path):
 
 
 def test_controls_have_the_students_steps_and_start(finished):
-    histories = [read_json(finished.student_folder(name) / "training.json")["history"] for name in
-                 ("student", "labels_only", "generalist_targets")]
+    histories = [
+        read_json(finished.student_folder(name) / "training.json")["history"]
+        for name in ("student", "labels_only", "generalist_targets")
+    ]
     assert [len(history) for history in histories] == [4, 4, 4]
 
 

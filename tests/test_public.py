@@ -18,7 +18,9 @@ MODULES = sorted(
 
 def loaded_by(code):
     program = f"{code}\nimport sys; print(' '.join(sys.modules))"
-    return set(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split())
+    return set(
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    )
 
 
 def test_public_names():

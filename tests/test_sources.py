@@ -92,7 +92,10 @@ NAN[17, 2] = np.nan
     [
         ({"y_train": np.arange(60) % 3 - 1}, "label -1 of example 0"),
         ({"y_train": np.arange(60) % 3 / 1.0}, "labels of type float64"),
-        ({"y_train": np.arange(60) % 4, "class_names": np.array(list("abc"))}, "label 3 of example 3; allowed are 0 to 2"),
+        (
+            {"y_train": np.arange(60) % 4, "class_names": np.array(list("abc"))},
+            "label 3 of example 3; allowed are 0 to 2",
+        ),
         ({"y_train": np.arange(59) % 3}, "one label for each"),
         ({"y_train": None}, "no array 'y_train'"),
         ({"x_train": NAN}, "example 17 has NaN"),

@@ -92,4 +92,3 @@ def shift_images(images: Tensor, pixels: int, generator: torch.Generator) -> Ten
     view = (batch, *[1] * (height_axis - 1), height * width, *[1] * (images.dim() - height_axis - 2))
     gathered = flat.gather(height_axis, index.view(view).expand_as(flat))
     return (gathered * inside.view(view)).reshape(images.shape).to(images.dtype)
-

@@ -79,7 +79,9 @@ def load_source(config: Config, map_items: Map, on_done: Progress) -> Source:
     else:
         source = _fetch_openml(name)
     if config.splits.keep_apart is not None and source.keep_apart is None:
-        raise DataError(f"splits.keep_apart: {config.splits.keep_apart!r} is not in {config.data}; only npz files have it")
+        raise DataError(
+            f"splits.keep_apart: {config.splits.keep_apart!r} is not in {config.data}; only npz files have it"
+        )
     check_examples(source)
     return source
 
@@ -97,7 +99,9 @@ def check_examples(source: Source) -> None:
     if source.x_test is not None and source.y_test is not None:
         _check_part("test", source.x_test, source.y_test, classes)
         if source.x_test.shape[1:] != source.x_train.shape[1:]:
-            raise DataError(f"x_test: shape {source.x_test.shape[1:]} differs from x_train's {source.x_train.shape[1:]}")
+            raise DataError(
+                f"x_test: shape {source.x_test.shape[1:]} differs from x_train's {source.x_train.shape[1:]}"
+            )
     if classes < 3:
         raise DataError(f"y_train: {classes} classes; specialists need at least 3, of which some are confused")
 
@@ -109,7 +113,9 @@ def index_labels(labels: Array, class_names: Sequence[str] | None, where: str) -
         place = {name: index for index, name in enumerate(names)}
         unknown = sorted(set(labels.astype(str)) - place.keys())
         if unknown:
-            raise DataError(f"{where}: {unknown[0]!r} is not one of the {len(names)} classes; add it to the training labels")
+            raise DataError(
+                f"{where}: {unknown[0]!r} is not one of the {len(names)} classes; add it to the training labels"
+            )
         return np.array([place[label] for label in labels.astype(str)], dtype=np.int64), names
     if labels.dtype.kind not in "iu":
         raise DataError(f"{where}: labels of type {labels.dtype}; give integers from 0, or text")
@@ -146,9 +152,7 @@ def _render_glyphs(config: Config, map_items: Map, on_done: Progress) -> Source:
     from raydistill.data import glyphs
 
     letters = glyphs.list_letters()
-    render = partial(
-        glyphs.render_face, variants=config.glyphs.variants, size=config.glyphs.size, seed=config.seed
-    )
+    render = partial(glyphs.render_face, variants=config.glyphs.variants, size=config.glyphs.size, seed=config.seed)
     faces = map_items(render, list(glyphs.FACES), on_done)  # a face: (K, variants, size, size)
     images = np.concatenate([face.reshape(-1, *face.shape[2:]) for face in faces])
     labels = np.tile(np.repeat(np.arange(len(letters)), config.glyphs.variants), len(faces))
@@ -185,7 +189,9 @@ def _fetch_openml(name: str) -> Source:
 
     dataset, _, version = name.partition("@")
     try:
-        fetched = fetch_openml(dataset, version=int(version) if version else "active", as_frame=False, parser="liac-arff")
+        fetched = fetch_openml(
+            dataset, version=int(version) if version else "active", as_frame=False, parser="liac-arff"
+        )
     except Exception as error:  # whatever network, name or file can bring: the user needs the one line
         raise DataError(f"data: openml:{name} could not be fetched ({error}); check the name and the network") from None
     features, target = np.asarray(fetched.data), np.asarray(fetched.target)

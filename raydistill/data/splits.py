@@ -17,7 +17,12 @@ SPLITS = ("fit", "confuse", "tune", "test")
 
 
 def split_rows(
-    labels: Array, class_names: Sequence[str], shares: Mapping[str, float], *, seed: int, keep_apart: Array | None = None
+    labels: Array,
+    class_names: Sequence[str],
+    shares: Mapping[str, float],
+    *,
+    seed: int,
+    keep_apart: Array | None = None,
 ) -> dict[str, Array]:
     """Split rows 0 to N-1.
 
@@ -77,7 +82,9 @@ def _place_by_value(values: Array, shares: Mapping[str, float], generator: np.ra
     order = list(generator.permutation(len(distinct)))
     for index, share in enumerate(shares.values(), start=1):
         taken = 0
-        while taken == 0 or (taken + counts[order[-1]] / 2 < share * len(values) and len(order) > len(shares) - index + 1):
+        while taken == 0 or (
+            taken + counts[order[-1]] / 2 < share * len(values) and len(order) > len(shares) - index + 1
+        ):
             value = order.pop()
             place_of_value[value] = index
             taken += int(counts[value])

@@ -1,7 +1,7 @@
 """The executor on Ray: the same four verbs as InProcess, each by the part of Ray that fits it.
 
-    map       tasks            run_jobs  one Ray Train run and a queue (pool.py)
-    search    Ray Tune         train     one data-parallel TorchTrainer (trainers.py)
+map       tasks            run_jobs  one Ray Train run and a queue (pool.py)
+search    Ray Tune         train     one data-parallel TorchTrainer (trainers.py)
 """
 
 from __future__ import annotations

@@ -7,8 +7,10 @@ pairs, and each trial replays from its own folder what it did before.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import uuid
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -80,7 +82,9 @@ def run_search(
             verbose=1 if verbose else 0,
         ),
     )
-    results = tuner.fit()
+    with warnings.catch_warnings():  # a trial that is run again replays epochs that Optuna knows
+        warnings.filterwarnings("ignore", message="The reported value is ignored")
+        results = tuner.fit()
     if results.errors:
         raise recorder.describe_failure() from results.errors[0]
     shutil.rmtree(options.scratch / name, ignore_errors=True)
@@ -91,11 +95,13 @@ def make_trainable(function: str, arguments: dict[str, Any], epochs: int) -> Cal
     """Tune's function for a trial function."""
 
     def run_trial(config: dict[str, Any]) -> None:
+        # Measured: if the thread of a stopped trial outlives this (2 s by default), Tune 2.60 waits for ever.
+        os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "600")
         beat = TuneBeat(epochs)
         with contextlib.suppress(StopTrial):
             resolve_function(function)({**arguments, **config}, beat)
         if beat.stopped:
-            raise SystemExit(0)  # as Tune ends a function's thread itself; returning would make its wrapper report again, and wait
+            raise SystemExit(0)  # as Tune itself ends a thread; its wrapper would report a return, and wait for ever
 
     return run_trial
 
@@ -132,7 +138,9 @@ class Recorder(tune.Callback):
         for index in range(count):
             on_event(JobEvent(name_trial(index), "waiting", "", {}))
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         """An epoch ended."""
         index = self._enter(trials, trial)
         self._values[index][int(result["epoch"])] = float(result["value"])

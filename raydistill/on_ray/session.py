@@ -54,9 +54,7 @@ def start_ray(address: str | None = None, verbose: bool = False, cpus: int | Non
     level = logging.INFO if verbose else logging.ERROR
     if address is None:
         prepare_token()
-        ray.init(
-            address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=verbose, logging_level=level
-        )
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=verbose, logging_level=level)
         return RaySession(joined=False, owned=True)
     try:
         ray.init(address=address, log_to_driver=verbose, logging_level=level)

@@ -1,6 +1,6 @@
 """One job by several processes at once: a TorchTrainer with a process group, gloo on CPUs, nccl on GPUs.
 
-    train_together ─► TorchTrainer ─► train_share on every rank; rank 0 claims the job, reports, and finishes it
+train_together ─► TorchTrainer ─► train_share on every rank; rank 0 claims the job, reports, and finishes it
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from raydistill.on_ray.queue import MAX_ATTEMPTS
 from raydistill.on_ray.worker import Reporter, Watchdog, name_worker
 
 
-def train_together(
-    job: Job, workers: int, options: PoolOptions, on_event: Callable[[JobEvent], None]
-) -> JobOutcome:
+def train_together(job: Job, workers: int, options: PoolOptions, on_event: Callable[[JobEvent], None]) -> JobOutcome:
     """Run the job data-parallel; the outcome is that of rank 0. Raises ValueError for more workers than fit, or JobFailed."""
     if workers > options.slots:
-        raise ValueError(f"workers: {workers} do not fit, the cluster holds {options.slots} at once; take fewer, or add nodes")
+        raise ValueError(
+            f"workers: {workers} do not fit, the cluster holds {options.slots} at once; take fewer, or add nodes"
+        )
 
     def build(name: str, queue: Any) -> TorchTrainer:
         gpus = math.ceil(options.gpus_per_job)  # NCCL refuses two ranks on one GPU (ray#48012)

@@ -1,1 +1,2 @@
-def build_report(context): pass
+def build_report(context):
+    pass

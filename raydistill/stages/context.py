@@ -17,7 +17,9 @@ from raydistill.run_folder import RunFolder
 class Context:
     """The surroundings of a stage. The executor starts (and Ray with it) when a stage first asks for it."""
 
-    def __init__(self, run: RunFolder, config: Config, display: Display, start_executor: Callable[[], Executor]) -> None:
+    def __init__(
+        self, run: RunFolder, config: Config, display: Display, start_executor: Callable[[], Executor]
+    ) -> None:
         self.run = run
         self.config = config
         self.display = display

@@ -1,8 +1,8 @@
 """Trained networks on disk: a folder each, with weights, the history of training, and a finished mark that verifies.
 
-    weights.safetensors    all parameters and buffers
-    training.json          history by epoch, best epoch, and the checksum of the weights: the finished mark
-    checkpoint.safetensors while training: weights, optimiser and history of the last epoch
+weights.safetensors    all parameters and buffers
+training.json          history by epoch, best epoch, and the checksum of the weights: the finished mark
+checkpoint.safetensors while training: weights, optimiser and history of the last epoch
 """
 
 from __future__ import annotations

@@ -55,7 +55,9 @@ def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
         shift = prior_shift(len(group_rows) / (len(group_rows) + len(rest_rows)), settings.group_share)
         model = load_weights(build_generalist(run, config, examples), run.stage_folder("generalist")).to(device)
         prepare_dustbin(model, group)
-        held_out = sample_enriched(*part_rows(read_split(run, "confuse"), examples.y, group.place_of_class), settings.group_share)
+        held_out = sample_enriched(
+            *part_rows(read_split(run, "confuse"), examples.y, group.place_of_class), settings.group_share
+        )
         sampler = sample_enriched(group_rows, rest_rows, settings.group_share)
         progress = train_model(
             model,

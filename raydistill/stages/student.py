@@ -33,7 +33,9 @@ def run_search(context: Context) -> None:
     run, config = context.run, context.config
     settings = config.search
     model = build_student(run, config, context.examples)
-    space = SearchSpace(settings.temperature or temperature_range(model, context.examples.classes), settings.label_weight)
+    space = SearchSpace(
+        settings.temperature or temperature_range(model, context.examples.classes), settings.label_weight
+    )
     trials = context.executor.search(
         f"{__name__}:train_trial",
         {"run_dir": str(run.path)},

@@ -20,7 +20,9 @@ def executor(ray_session: RaySession, tmp_path: Path) -> RayExecutor:
     return RayExecutor(tmp_path / "scratch")
 
 
-def search(executor: RayExecutor | InProcess, function: str, folder: Path, on_event: Any, trials: int = 8) -> list[Trial]:
+def search(
+    executor: RayExecutor | InProcess, function: str, folder: Path, on_event: Any, trials: int = 8
+) -> list[Trial]:
     return executor.search(
         f"on_ray.jobs_for_tests:{function}",
         {"folder": str(folder), "epochs": 4},
