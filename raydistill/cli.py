@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from raydistill.config import Config, build_config, list_fields, read_config_file, suggest_field
+from raydistill.config import Config, build_config, read_config_file, suggest_field
 from raydistill.errors import ConfigError, RaydistillError
 from raydistill.version import __version__
 

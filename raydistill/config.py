@@ -183,16 +183,16 @@ class Config(Section):
     """folder of the run: everything is written there; the same command resumes it"""
     seed: int = Field(0, ge=0, lt=2**31)
     """seed of splits, initial weights, batches and search"""
-    splits: SplitsConfig = Field(default_factory=SplitsConfig)
-    glyphs: GlyphsConfig = Field(default_factory=GlyphsConfig)
-    generalist: GeneralistConfig = Field(default_factory=GeneralistConfig)
-    grouping: GroupingConfig = Field(default_factory=GroupingConfig)
-    specialists: SpecialistsConfig = Field(default_factory=SpecialistsConfig)
-    ensemble: EnsembleConfig = Field(default_factory=EnsembleConfig)
-    targets: TargetsConfig = Field(default_factory=TargetsConfig)
-    search: SearchConfig = Field(default_factory=SearchConfig)
-    student: StudentConfig = Field(default_factory=StudentConfig)
-    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    splits: SplitsConfig = SplitsConfig()
+    glyphs: GlyphsConfig = GlyphsConfig()
+    generalist: GeneralistConfig = GeneralistConfig()
+    grouping: GroupingConfig = GroupingConfig()
+    specialists: SpecialistsConfig = SpecialistsConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
+    targets: TargetsConfig = TargetsConfig()
+    search: SearchConfig = SearchConfig()
+    student: StudentConfig = StudentConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
 
 def build_config(values: Mapping[str, Any]) -> Config:

@@ -55,4 +55,4 @@ def read_input(path: Path, input_shape: tuple[int, ...]) -> Array:
         )
     if x.dtype.kind not in "iuf" or (x.dtype.kind == "f" and not np.isfinite(x).all()):
         raise DataError(f"input: {str(path)!r} must hold finite numbers, not type {x.dtype} with NaN or infinity")
-    return x.astype(np.float32) if x.dtype.kind == "f" or x.dtype.kind == "u" and x.dtype.itemsize > 1 else x
+    return x.astype(np.float32) if x.dtype.kind == "f" or (x.dtype.kind == "u" and x.dtype.itemsize > 1) else x

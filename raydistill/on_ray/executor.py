@@ -51,7 +51,11 @@ class RayExecutor:
     ) -> list[Value]:
         """Apply the function to each item in a task of its own. Raises what the function raises."""
         options = self._options
-        task = ray.remote(num_cpus=options.cpus_per_job, num_gpus=options.gpus_per_job, max_retries=3)(function)
+
+        def apply(item: Item) -> Value:  # Ray takes functions only, not partials
+            return function(item)
+
+        task = ray.remote(num_cpus=options.cpus_per_job, num_gpus=options.gpus_per_job, max_retries=3)(apply)
         references = [task.remote(item) for item in items]
         pending = references
         while pending:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from raydistill.data.arrays import open_examples, read_split
 from raydistill.execution import Beat, Job
@@ -23,7 +24,6 @@ from raydistill.training import (
     train_model,
     unwrap,
 )
-from torch.nn.functional import cross_entropy
 
 
 def run_generalist(context: Context) -> None:
