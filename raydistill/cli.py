@@ -1,7 +1,7 @@
 """The command line: raydistill plan | run | status | report | predict | export.
 
-Comes in: arguments. Goes out: an exit code: 0 done; 2 bad input, told in one line; 1 anything unexpected. Heavy modules are
-imported by the command that needs them, so that --help answers at once.
+Comes in: arguments. Goes out: an exit code: 0 done; 2 bad input, told in one line; 1 anything unexpected. Heavy modules
+are imported by the command that needs them, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -79,10 +79,7 @@ def split_command(argv: list[str]) -> tuple[str, list[str]]:
 
 def read_settings(command: str, argv: list[str]) -> tuple[Config, argparse.Namespace]:
     """Settings from --config and dotted flags (flags win), and the command's own flags."""
-    from pydantic_settings import BaseSettings, CliSettingsSource
-
-    class Flags(BaseSettings, Config):
-        """All settings as flags; read here only as text, and validated together with the file's."""
+    from pydantic_settings import CliSettingsSource
 
     usage = f"raydistill {command} --data DATA --run-dir DIR [--config FILE] [--SECTION.SETTING VALUE ...]"
     parser = Parser(f"raydistill {command}", usage=usage, description=COMMANDS[command], allow_abbrev=False)
@@ -95,7 +92,7 @@ def read_settings(command: str, argv: list[str]) -> tuple[Config, argparse.Names
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="let Ray and torch speak")
     source = CliSettingsSource[Any](
-        Flags,
+        make_flags_model(),
         root_parser=parser,
         parse_args_method=Parser.parse_args,
         cli_hide_none_type=True,
@@ -107,6 +104,14 @@ def read_settings(command: str, argv: list[str]) -> tuple[Config, argparse.Names
     flags = source(parsed_args=given)()
     file_values = read_config_file(given.config) if given.config else {}
     return build_config(merge_settings(file_values, flags)), given
+
+
+def make_flags_model() -> Any:
+    """Config as pydantic-settings wants it. Flags are read as text, and validated together with the file's values."""
+    from pydantic import create_model
+    from pydantic_settings import BaseSettings
+
+    return create_model("Flags", __base__=(BaseSettings, Config))
 
 
 def add_kebab_flags(parser: argparse.ArgumentParser) -> None:
@@ -138,10 +143,10 @@ def run_command(argv: list[str]) -> int:
 def finish_run(config: Config, given: argparse.Namespace) -> int:
     """Run the pipeline and print its table."""
     from raydistill.launch import launch
-    from raydistill.report import print_table, read_report
+    from raydistill.report import format_table, read_report
 
     run = launch(config, on_change=given.on_change, verbose=given.verbose)
-    print(print_table(read_report(run)))
+    print(format_table(read_report(run)))
     print(f"\nreport: {run.stage_folder('report') / 'report.html'}")
     print(f"next:   raydistill export {run.path} --format pt2")
     return 0
@@ -150,10 +155,10 @@ def finish_run(config: Config, given: argparse.Namespace) -> int:
 def plan_command(argv: list[str]) -> int:
     """raydistill plan."""
     config, given = read_settings("plan", argv)
-    from raydistill.launch import launch, print_plan
+    from raydistill.launch import format_plan, launch
 
     run = launch(config, on_change=given.on_change, verbose=given.verbose, plan_only=True)
-    print(print_plan(run))
+    print(format_plan(run))
     return 0
 
 
@@ -175,12 +180,12 @@ def status_command(argv: list[str]) -> int:
 
 def report_command(argv: list[str]) -> int:
     """raydistill report."""
-    from raydistill.report import print_table, read_report
+    from raydistill.report import format_table, read_report
     from raydistill.run_folder import RunFolder
 
     run = RunFolder(_folder_parser("report").parse_args(argv).folder)
     run.read_manifest()
-    print(print_table(read_report(run)))
+    print(format_table(read_report(run)))
     print(f"\nreport: {run.stage_folder('report') / 'report.html'}")
     return 0
 

@@ -196,7 +196,7 @@ class Config(Section):
 
 
 def build_config(values: Mapping[str, Any]) -> Config:
-    """Validate a nested mapping. Raises ConfigError, one line that names field, value, what is allowed and the remedy."""
+    """Validate a nested mapping. Raises ConfigError, a line that names field, value, what is allowed and the remedy."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:

@@ -87,7 +87,7 @@ def _export_onnx(model: nn.Module, batch: Tensor, path: Path, run: RunFolder) ->
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Keep torch's exporter from speaking of itself: its own deprecations, and operators of packages that are not here."""
+    """Keep torch's exporter from speaking of itself: its deprecations, and operators of packages that are not here."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

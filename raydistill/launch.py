@@ -56,22 +56,23 @@ def open_executor(config: Config, run: RunFolder, verbose: bool) -> Executor:
     )
 
 
-def print_plan(run: RunFolder) -> str:
+def format_plan(run: RunFolder) -> str:
     """The groups with names, gain and cost, and what all of them together could gain."""
     plan = describe_plan(run)
     lines = [f"{'group':>5} {'classes':>7} {'examples/pass':>13} {'gain at most':>12}  names"]
     for index, group in list(enumerate(plan["groups"]))[:SHOWN_GROUPS]:
-        lines.append(
-            f"{index:>5} {group['classes']:>7} {group['examples_an_epoch']:>13,} {group['fixable']:>12.2%}  {group['name']}"
-        )
+        figures = f"{group['classes']:>7} {group['examples_an_epoch']:>13,} {group['fixable']:>12.2%}"
+        lines.append(f"{index:>5} {figures}  {group['name']}")
     if len(plan["groups"]) > SHOWN_GROUPS:
         lines.append(f"      … and {len(plan['groups']) - SHOWN_GROUPS} more in {run.stage_folder('groups')}")
     stability = plan["stability"]
     passes = len(read_training(run.stage_folder("generalist"))["history"])
     lines += [
         "",
-        f"The groups hold {plan['mass_covered']:.0%} of the confusion; a class is in {plan['groups_per_class']:.2f} groups.",
-        f"Perfect specialists would lift accuracy from {plan['accuracy']:.1%} to at most {plan['accuracy'] + plan['fixable']:.1%}.",
+        f"The groups hold {plan['mass_covered']:.0%} of the confusion,"
+        f" and a class is in {plan['groups_per_class']:.2f} groups.",
+        f"Perfect specialists would lift accuracy from {plan['accuracy']:.1%}"
+        f" to at most {plan['accuracy'] + plan['fixable']:.1%}.",
         f"One pass of every specialist sees {sum(group['examples_an_epoch'] for group in plan['groups']):,} examples.",
     ]
     if stability:

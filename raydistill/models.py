@@ -82,7 +82,7 @@ def cnn(
 
 def find_constructor(name: str) -> Callable[..., nn.Module]:
     """Constructor by name. Raises ModelError for a name that is neither built in nor importable."""
-    built_in = {"mlp": mlp, "cnn": cnn}
+    built_in: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn}
     if name in built_in:
         return built_in[name]
     module, _, function = name.partition(":")
@@ -130,7 +130,8 @@ def check_output(model: nn.Module, name: str, input_shape: tuple[int, ...], clas
     model.train(training)
     if shape != (2, classes):
         raise ModelError(
-            f"model: {name!r} gives {shape} for 2 examples; its last layer must give one raw logit for each of {classes} classes"
+            f"model: {name!r} gives {shape} for 2 examples;"
+            f" its last layer must give one raw logit for each of {classes} classes"
         )
 
 

@@ -188,7 +188,8 @@ class RunFolder:
         ours = {".lock", ".owner.json"}
         if self.path.exists() and {entry.name for entry in self.path.iterdir()} - ours:
             raise RunFolderError(
-                f"run_dir: {str(self.path)!r} is not empty and not a run folder (no manifest.json); give a new or empty one"
+                f"run_dir: {str(self.path)!r} is not empty and not a run folder (no manifest.json);"
+                " give a new or empty one"
             )
 
     def _read_owner(self) -> str:

@@ -1,8 +1,8 @@
 """The one training loop, for generalist, specialist and student: they differ by their batches and their loss.
 
-Comes in: a model, `Batches`, a loss for each example, settings. Goes out: the trained model and its history. A checkpoint
-an epoch holds weights, optimiser and history in one file; a run that is started again goes on from it, and ends with the
-same weights as an undisturbed one (on the same kind of processor, with the same number of threads and workers).
+Comes in: a model, `Batches`, a loss for each example, settings. Goes out: the trained model and its history. A
+checkpoint an epoch holds weights, optimiser and history in one file; a run that is started again goes on from it, and
+ends with the same weights as an undisturbed one (same kind of processor, same number of threads and workers).
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def train_model(
     """Train in place; with `patience`, stop early and end with the best epoch's weights (epoch 0 is the start).
 
     patience: epochs without improvement of the validation loss, or None to train in full and keep the last weights.
-    checkpoint: file to resume from and to write an epoch; None for none. Raises FloatingPointError if the loss is not finite.
+    checkpoint: file to resume from and to write an epoch; None for none.
+    Raises FloatingPointError if the loss is not finite.
     """
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True

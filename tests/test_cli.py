@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from raydistill.cli import main, merge_settings, read_settings
 from raydistill.config import list_fields
-from raydistill.launch import print_plan
+from raydistill.launch import format_plan
 from raydistill.loading import load_student
 
 
@@ -106,7 +106,7 @@ def test_report_prints_the_table(capsys, finished):
 
 
 def test_plan_prints_groups_and_forecast(finished):
-    text = print_plan(finished)
+    text = format_plan(finished)
     assert "gain at most" in text
     assert "Perfect specialists would lift accuracy" in text
 

@@ -31,9 +31,14 @@ def finish(run, stage="data", content=b"abc", settings=1):
 
 def test_failed_write_leaves_the_old_file(tmp_path):
     write_json(tmp_path / "a.json", {"a": 1})
-    with pytest.raises(RuntimeError), write_aside(tmp_path / "a.json") as aside:
-        aside.write_text("half")
-        raise RuntimeError
+
+    def fail_halfway():
+        with write_aside(tmp_path / "a.json") as aside:
+            aside.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert read_json(tmp_path / "a.json") == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 

@@ -49,7 +49,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of the pipeline. inputs: stages whose files it reads; settings: what of the configuration decides its results."""
+    """A step of the pipeline. inputs: stages whose files it reads; settings: what of Config decides its results."""
 
     name: str
     inputs: tuple[str, ...]

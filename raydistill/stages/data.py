@@ -32,7 +32,7 @@ def prepare_data(context: Context) -> None:
 
 
 def storage_type(source: Source) -> np.dtype:
-    """Type in which examples are stored: as they came, but floats of 64 bits as 32, and what torch lacks as the next larger."""
+    """Type in which examples are stored: as they came, but float64 as float32, and what torch lacks as a larger one."""
     came = source.x_train.dtype
     if came == np.float64:
         return np.dtype(np.float32)

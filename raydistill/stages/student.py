@@ -79,7 +79,7 @@ def choose_trial(trials: list[Trial]) -> Trial:
 
 
 def train_trial(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
-    """Job: one trial. arguments: run_dir, temperature, label_weight. Its folder replays what was done before a restart."""
+    """Job: one trial. arguments: run_dir, temperature, label_weight. Its folder replays what was done before a kill."""
     run = RunFolder(Path(arguments["run_dir"]))
     config = run.read_config()
     temperature, label_weight = float(arguments["temperature"]), float(arguments["label_weight"])
@@ -91,7 +91,7 @@ def train_trial(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
 
 
 def run_students(context: Context) -> None:
-    """Train the student in full, and its controls with the same seed and steps: labels only, generalist's targets only."""
+    """Train the student in full, and its controls with the same seed and steps: labels only, generalist's targets."""
     run = context.run
     best = read_json(run.stage_folder("search") / "search.json")["best"]
     chosen = {"temperature": best["temperature"], "label_weight": best["label_weight"]}
@@ -107,9 +107,8 @@ def train_student(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     """Job: the student or a control in full. arguments: run_dir, name, temperature, label_weight."""
     run, name = RunFolder(Path(arguments["run_dir"])), arguments["name"]
     config = run.read_config()
-    if name == "labels_only":
-        loss = label_loss
-    else:
+    loss: Loss = label_loss
+    if name != "labels_only":
         teacher = "generalist" if name == "generalist_targets" else "ensemble"
         loss = soft_loss(run, teacher, arguments["temperature"], arguments["label_weight"])
 
@@ -123,7 +122,7 @@ def train_student(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
 def train_student_network(
     run: RunFolder, config: Config, settings: TrainingConfig, loss: Loss, checkpoint: Path, beat: Beat
 ) -> tuple[nn.Module, Progress]:
-    """Train a fresh student on the fit rows with the given loss; accuracy on the tune split is watched, not acted upon."""
+    """Train a fresh student on the fit rows with the given loss; accuracy on the tune split is only watched."""
     examples, device = open_examples(run), choose_device()
     model = build_student(run, config, examples).to(device)
     batches = Batches(

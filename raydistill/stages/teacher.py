@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -40,8 +40,14 @@ def load_ensemble_from(run: RunFolder, config: Config, examples: Examples) -> En
 
 def combine_blocks(ensemble: Ensemble, examples: Examples, rows: Tensor) -> Iterator[TeacherOutput]:
     """Equation 5 over many rows, a block of bounded size at a time."""
-    for part in rows.split(max(1, BLOCK_BYTES // (4 * examples.classes))):
+    for part in split_blocks(rows, examples):
         yield ensemble.combine(examples.x, part)
+
+
+def split_blocks(rows: Tensor, examples: Examples) -> Sequence[Tensor]:
+    """Row numbers in blocks whose log-probabilities fit into BLOCK_BYTES."""
+    blocks: Sequence[Tensor] = rows.split(max(1, BLOCK_BYTES // (4 * examples.classes)))
+    return blocks
 
 
 def evaluate_ensemble(context: Context) -> None:
@@ -67,12 +73,13 @@ def evaluate_ensemble(context: Context) -> None:
     summary = dict(zip(names, (sums / len(rows)).tolist(), strict=True)) | {"largest_gap_nats": gap}
     write_json(run.stage_folder("ensemble") / "ensemble.json", summary)
     context.display.note(
-        f"on the tune split: generalist {summary['generalist_accuracy']:.2%}, ensemble {summary['ensemble_accuracy']:.2%}"
+        f"on the tune split: generalist {summary['generalist_accuracy']:.2%},"
+        f" ensemble {summary['ensemble_accuracy']:.2%}"
     )
 
 
 def cache_targets(context: Context) -> None:
-    """Write the soft targets of the ensemble and of the generalist alone, for all fit rows, and the KL lost by storing."""
+    """Write the soft targets of ensemble and generalist for all fit rows, and the KL lost by storing."""
     run, config, examples = context.run, context.config, context.examples
     ensemble, rows = load_ensemble_from(run, config, examples), read_split(run, "fit")
     done, first = 0, None
