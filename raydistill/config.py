@@ -97,8 +97,8 @@ class SpecialistsConfig(TrainingConfig):
     """passes over a group's examples (with as many others), at most"""
     learning_rate: float = Field(1e-3, gt=0)
     """peak learning rate of AdamW"""
-    patience: int = Field(3, ge=1)
-    """training ends when the specialist has not improved on the confuse split for so many passes"""
+    patience: int = Field(8, ge=1)
+    """training ends when the specialist has not improved on the confuse split for so many passes; the best one counts"""
     dustbin: Literal["merged", "single"] = "merged"
     """merged: the dustbin is the logsumexp of all other classes' logits; single: the paper's one unit"""
     group_share: float = Field(0.5, gt=0, lt=1)

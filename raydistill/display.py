@@ -82,21 +82,22 @@ class JobBoard:
             state: sum(job.state == state for job in self.jobs.values())
             for state in ("running", "done", "waiting", "failed")
         }
-        running = [describe_job(job) for job in self.jobs.values() if job.state == "running"]
-        if len(self.jobs) == 1 and running:
-            return running[0]
+        at_work = [job for job in self.jobs.values() if job.state == "running"]
+        if len(self.jobs) == 1 and at_work:
+            return describe_progress(at_work[0]) or "started"
+        running = [": ".join(filter(None, (job.job, describe_progress(job)))) for job in at_work]
         text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         return text + (f" ({'; '.join(running[:4])}{'; …' if len(running) > 4 else ''})" if running else "")
 
 
-def describe_job(event: JobEvent) -> str:
-    """Name, pass and validation accuracy of a running job."""
-    text = event.job
+def describe_progress(event: JobEvent) -> str:
+    """Pass and validation accuracy of a running job, as far as they are known."""
+    parts = []
     if "epochs" in event.progress:
-        text += f": pass {int(event.progress.get('epoch', 0))} of {event.progress['epochs']}"
+        parts.append(f"pass {int(event.progress.get('epoch', 0))} of {event.progress['epochs']}")
     if "value" in event.progress:
-        text += f", {event.progress['value']:.1%} right"
-    return text
+        parts.append(f"{event.progress['value']:.1%} right")
+    return ", ".join(parts)
 
 
 def format_seconds(seconds: float) -> str:

@@ -61,8 +61,10 @@ def test_jobs_are_summed_up():
 
 def test_a_single_job_speaks_for_itself():
     board = JobBoard()
+    board.add(JobEvent("generalist", "running", "", {}))
+    assert board.describe() == "started"
     board.add(JobEvent("generalist", "running", "", {"epoch": 1, "epochs": 20}))
-    assert board.describe() == "generalist: pass 1 of 20"
+    assert board.describe() == "pass 1 of 20"
 
 
 def test_seconds_are_readable():
