@@ -16,13 +16,12 @@ from raydistill.report import format_table, read_report
 from raydistill.report.answers import Answers, join_answers, reduce_answers
 from raydistill.report.metrics import (
     compare_models,
-    count_errors,
     measure_calibration_error,
     measure_quality,
     tabulate_coverage,
 )
 from raydistill.report.page import render_page
-from raydistill.report.pictures import order_classes, shrink_matrix
+from raydistill.report.pictures import count_errors, order_classes
 from raydistill.report.verdict import judge_run
 from raydistill.run_folder import STAGES
 
@@ -99,13 +98,6 @@ def test_calibration_error_of_certain_models():
     assert measure_calibration_error(torch.ones(4), right) == pytest.approx(0.5)
     assert measure_calibration_error(torch.full((4,), 0.5), right) == pytest.approx(0.0)
     assert measure_calibration_error(torch.zeros(4), ~right & right) == 0.0
-
-
-def test_errors_are_the_confusion_matrix_without_its_diagonal():
-    log_probs, labels = draw()
-    expected = confusion_matrix(labels, log_probs.argmax(1), labels=range(24))
-    np.fill_diagonal(expected, 0)
-    np.testing.assert_array_equal(count_errors(reduce_answers(log_probs, labels), 24), expected)
 
 
 # comparisons
@@ -287,8 +279,8 @@ def test_names_of_classes_cannot_break_the_page(finished, report):
     hostile = json.loads(json.dumps(report))
     hostile["groups"][0]["name"] = "<script>alert(1)</script> & «日本»"
     hostile["data"]["source"] = "npz:</title><b>"
-    errors = {name: np.zeros((10, 10), dtype=int) for name in ("generalist", "ensemble", "student")}
-    page = render_page(finished, hostile, errors)
+    answers = answers_of([0, 1, 2], [0, 2, 2])
+    page = render_page(finished, hostile, dict.fromkeys(("generalist", "ensemble", "student"), answers))
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; «日本»" in page
 
@@ -321,12 +313,20 @@ def test_classes_come_in_group_order():
     assert ends == [2, 4]
 
 
-def test_shrinking_keeps_the_sum():
-    matrix = np.random.default_rng(0).integers(0, 9, (1203, 1203))
-    small = shrink_matrix(matrix, most=500)
-    assert small.shape == (401, 401)
-    assert small.sum() == matrix.sum()
-    np.testing.assert_array_equal(shrink_matrix(matrix[:40, :40]), matrix[:40, :40])
+def test_errors_are_the_confusion_matrix_in_order_without_its_diagonal():
+    log_probs, labels = draw()
+    order = np.random.default_rng(2).permutation(24)
+    expected = confusion_matrix(labels, log_probs.argmax(1), labels=order)
+    np.fill_diagonal(expected, 0)
+    np.testing.assert_array_equal(count_errors(reduce_answers(log_probs, labels), order), expected)
+
+
+def test_many_classes_share_pixels():
+    log_probs, labels = draw(classes=25)
+    whole = count_errors(reduce_answers(log_probs, labels), np.arange(25))
+    shared = count_errors(reduce_answers(log_probs, labels), np.arange(25), most=7)  # blocks of 4 classes
+    expected = [[whole[i : i + 4, j : j + 4].sum() for j in range(0, 25, 4)] for i in range(0, 25, 4)]
+    np.testing.assert_array_equal(shared, expected)
 
 
 def test_groups_are_named_whole_in_the_report(finished, report):

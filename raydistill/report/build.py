@@ -24,7 +24,7 @@ from raydistill.files import Array, read_array, read_json, write_json, write_tex
 from raydistill.groups import name_group
 from raydistill.models import count_parameters
 from raydistill.report.answers import Answers, join_answers, reduce_answers
-from raydistill.report.metrics import compare_models, count_errors, measure_quality, tabulate_coverage
+from raydistill.report.metrics import compare_models, measure_quality, tabulate_coverage
 from raydistill.report.page import render_page
 from raydistill.report.verdict import judge_run
 from raydistill.stages.context import Context
@@ -46,15 +46,14 @@ RECORDED_PACKAGES = ("torch", "numpy", "scikit-learn", "ray", "optuna")
 def build_report(context: Context) -> None:
     """Answer the test rows with every model, and write report.json and report.html."""
     began = time.monotonic()
-    folder, classes = context.run.stage_folder("report"), context.examples.classes
+    folder = context.run.stage_folder("report")
     models, facts = answer_test(context)
     numbers = collect_numbers(context, models, facts)
-    errors = {name: count_errors(models[name], classes) for name in ("generalist", "ensemble", STUDENT)}
     numbers["stages"] = [
         *context.stage_log,
         {"name": "report", "seconds": round(time.monotonic() - began, 3), "skipped": False},
     ]
-    page = render_page(context.run, numbers, errors)
+    page = render_page(context.run, numbers, models)
     write_json(folder / "report.json", numbers)
     write_text(folder / "report.html", page)
 

@@ -1,4 +1,4 @@
-"""Figures from answers: quality of one model, comparison of two, coverage by specialists, confusion counts.
+"""Figures from answers: quality of one model, comparison of two, coverage by specialists.
 
 Comes in: `Answers` of models to the same examples. Goes out: plain numbers for report.json.
 """
@@ -87,10 +87,3 @@ def tabulate_coverage(members: Array, generalist: Answers, ensemble: Answers) ->
             }
         )
     return rows
-
-
-def count_errors(answers: Answers, classes: int) -> Array:
-    """Errors by true class (row) and predicted class (column), (K, K); the diagonal is 0."""
-    wrong = ~answers.correct
-    pairs = answers.labels[wrong] * classes + answers.predicted[wrong]
-    return np.bincount(pairs.numpy(), minlength=classes**2).reshape(classes, classes)

@@ -1,6 +1,6 @@
 """report.html: one file that needs no network, made of report.json's figures and the pictures.
 
-Comes in: the run folder, the numbers, and the counts of errors. Goes out: HTML.
+Comes in: the run folder, the numbers, and the models' answers. Goes out: HTML.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from markupsafe import Markup
 
 from raydistill.display import format_seconds
-from raydistill.files import Array, read_array, read_json
+from raydistill.files import read_array, read_json
 from raydistill.report import pictures
+from raydistill.report.answers import Answers
 from raydistill.report.table import list_models
 from raydistill.report.verdict import format_p
 from raydistill.run_folder import RunFolder
 from raydistill.stages.networks import read_training
 from raydistill.stages.student import CONTROLS, STUDENT
 
+SHOWN_MODELS = ("generalist", "ensemble", STUDENT)  # whose confusions are drawn
 SHOWN_NAMES = 60  # of a group, before "and more"
 
 
-def render_page(run: RunFolder, numbers: dict[str, Any], errors: Mapping[str, Array]) -> str:
-    """The page. errors: (K, K) counts of generalist, ensemble and student."""
+def render_page(run: RunFolder, numbers: dict[str, Any], models: Mapping[str, Answers]) -> str:
+    """The page. models: answers of each to the test rows."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(default=True),
@@ -46,16 +48,16 @@ def render_page(run: RunFolder, numbers: dict[str, Any], errors: Mapping[str, Ar
         models=list_models(numbers),
         shown_names=SHOWN_NAMES,
         total_seconds=sum(stage["seconds"] for stage in numbers["stages"]),
-        pictures={name: Markup(svg) for name, svg in draw_pictures(run, numbers, errors).items()},
+        pictures={name: Markup(svg) for name, svg in draw_pictures(run, numbers, models).items()},
     )
 
 
-def draw_pictures(run: RunFolder, numbers: dict[str, Any], errors: Mapping[str, Array]) -> dict[str, str]:
+def draw_pictures(run: RunFolder, numbers: dict[str, Any], models: Mapping[str, Answers]) -> dict[str, str]:
     """All pictures by name."""
     members = read_array(run.stage_folder("groups") / "members.npy")
     affinity = read_array(run.stage_folder("confusion") / "affinity.npy")
     order, ends = pictures.order_classes(members, affinity)
-    accuracies = {name: numbers[name]["test_accuracy"] for name in ("generalist", "ensemble", STUDENT)}
+    accuracies = {name: numbers[name]["test_accuracy"] for name in SHOWN_MODELS}
     accuracies |= {name: numbers["controls"][name]["test_accuracy"] for name in CONTROLS}
     histories = {"generalist": read_training(run.stage_folder("generalist"))["history"]}
     histories |= {name: read_training(run.student_folder(name))["history"] for name in (STUDENT, *CONTROLS)}
@@ -66,7 +68,7 @@ def draw_pictures(run: RunFolder, numbers: dict[str, Any], errors: Mapping[str, 
         timelines[f"{stage}_timeline"] = pictures.draw_timeline(jobs, pictures.COLOURS["ensemble"]) if jobs else ""
     return {
         "accuracies": pictures.draw_accuracies(accuracies, numbers["data"]["splits"]["test"]),
-        "confusions": pictures.draw_confusions(errors, order, ends),
+        "confusions": pictures.draw_confusions({name: models[name] for name in SHOWN_MODELS}, order, ends),
         "search": pictures.draw_search(numbers["search"]),
         "curves": pictures.draw_curves(histories, specialists),
         **timelines,

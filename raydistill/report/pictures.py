@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from raydistill.files import Array
+from raydistill.report.answers import Answers
 
 INK, FAINT, GRID = "#1f2933", "#8896a5", "#e4e8ee"
 COLOURS = {
@@ -53,7 +54,7 @@ STYLE: Any = {  # of rc_context, whose keys are literals
     "svg.fonttype": "path",
     "svg.hashsalt": "raydistill",
 }
-MOST_PIXELS = 500  # of a side of a confusion matrix; larger ones are summed to that
+MOST_PIXELS = 500  # of a side of a confusion matrix; with more classes, several share one
 
 
 def order_classes(members: Array, affinity: Array) -> tuple[Array, list[int]]:
@@ -86,13 +87,13 @@ def draw_accuracies(models: Mapping[str, float], examples: int) -> str:
         return to_svg(figure)
 
 
-def draw_confusions(errors: Mapping[str, Array], order: Array, ends: Sequence[int]) -> str:
+def draw_confusions(models: Mapping[str, Answers], order: Array, ends: Sequence[int]) -> str:
     """Errors of each model, classes in group order, true class down and predicted class across."""
+    pictures = {name: count_errors(answers, order) for name, answers in models.items()}
+    most = max(2.0, *(float(picture.max()) for picture in pictures.values()))
     with rc_context(STYLE):
-        figure = Figure(figsize=(3.55 * len(errors), 3.75), layout="constrained")
-        panels = figure.subplots(1, len(errors), squeeze=False)[0]
-        pictures = {name: shrink_matrix(matrix[np.ix_(order, order)]) for name, matrix in errors.items()}
-        most = max(2.0, *(float(picture.max()) for picture in pictures.values()))
+        figure = Figure(figsize=(3.55 * len(models), 3.75), layout="constrained")
+        panels = figure.subplots(1, len(models), squeeze=False)[0]
         for axes, (name, picture) in zip(panels, pictures.items(), strict=True):
             scale = len(picture) / len(order)
             shown = np.ma.masked_less_equal(picture, 0)
@@ -100,20 +101,25 @@ def draw_confusions(errors: Mapping[str, Array], order: Array, ends: Sequence[in
             for start, end in zip([0, *ends[:-1]], ends, strict=True):
                 box = np.array([start, end]) * scale - 0.5
                 axes.plot(box[[0, 1, 1, 0, 0]], box[[0, 0, 1, 1, 0]], color="#0b7a75", lw=0.6, alpha=0.7)
-            axes.set_title(f"{LABELS[name]}: {int(errors[name].sum()):,} errors")
+            axes.set_title(f"{LABELS[name]}: {int(picture.sum()):,} errors")
             axes.set_xticks([])
             axes.set_yticks([])
         figure.colorbar(image, ax=list(panels), shrink=0.8, label="errors", fraction=0.03)
         return to_svg(figure)
 
 
-def shrink_matrix(matrix: Array, most: int = MOST_PIXELS) -> Array:
-    """Sum square blocks of a matrix until its side is at most `most`."""
-    side = len(matrix)
-    block = -(-side // most)
-    padded = np.pad(matrix, (0, -side % block))
-    pixels = len(padded) // block
-    return padded.reshape(pixels, block, pixels, block).sum(axis=(1, 3))  # type: ignore[no-any-return]
+def count_errors(answers: Answers, order: Array, most: int = MOST_PIXELS) -> Array:
+    """Errors by true class (row) and predicted class (column), classes in the given order; right answers are left out.
+
+    order: (K,) class numbers. Returns (P, P) counts, P = K, or at most `most` where several classes share a pixel.
+    """
+    block = -(-len(order) // most)
+    pixels = -(-len(order) // block)
+    pixel_of_class = np.empty(len(order), dtype=np.int64)
+    pixel_of_class[order] = np.arange(len(order)) // block
+    wrong = ~answers.correct
+    true, said = (pixel_of_class[classes[wrong].numpy()] for classes in (answers.labels, answers.predicted))
+    return np.bincount(true * pixels + said, minlength=pixels**2).reshape(pixels, pixels)
 
 
 def draw_search(search: Mapping[str, Any]) -> str:
