@@ -60,4 +60,4 @@ def build_affinity(confusion: Array) -> Array:
     """Symmetric, non-negative, diagonal-free: (C + Cᵀ) / 2 without its diagonal; negative covariances count as 0."""
     affinity = np.clip((confusion + confusion.T) / 2, 0.0, None)
     np.fill_diagonal(affinity, 0.0)
-    return affinity  # type: ignore[no-any-return]
+    return affinity

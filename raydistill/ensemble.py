@@ -4,10 +4,8 @@ Comes in: the generalist's log-probabilities, which specialists are active for w
 where q minimises KL(p_g, q) + Σ_m KL(p_m, q) over the active specialists m; q outside m's classes is summed against m's
 dustbin d_m. With W = 1 + active and a_j = p_g[j] + Σ_{m contains j} p_m[j] the solution is
     q_j = a_j / slack_j,   slack_j = W - Σ_{m not containing j} price_m,   price_m · (q outside m) = d_m.
-Classes of the same membership ("pattern") share a slack, so a is summed to a mass for each pattern. What is left,
-    q · slack = mass,   price · Cᵀq = d,   slack = W - C price   (C[pattern, m] = 1 where m does not hold the pattern),
-is solved by primal-dual Newton: small q and small slacks stay precise, where Newton on the prices alone loses them to
-cancellation. Masses below a floor count as the floor, which falls towards 0; its optimum has at most their sum as gap.
+Classes of the same membership ("pattern") share a slack, so a is summed to a mass for each pattern, which is done here;
+what is left is a small problem for each image, which `dual` solves.
 N images, K classes, M specialists, G classes in a group, A active specialists, P patterns, S distinct active sets.
 """
 
@@ -19,14 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from raydistill.dual import SMALLEST, Problem, solve_problem
+
 MAX_ACTIVE = 40  # a set's number and a pattern's bit mask share an int64; masks are exact in float64
 CHUNK_BYTES = 192 << 20  # temporaries of one chunk of images
 CACHE_BYTES = 1 << 19  # exponentials that stay in a processor's cache
-EM_STEPS = 5000  # bound of the fallback; measured: never used in 3.5 million hostile problems
-FIRST_FLOOR = 1e-3  # measured: 1e-1 to 1e-4 take equally long
-TO_BOUNDARY = 0.995  # share of the way to the domain's boundary that a step may go
-SMALLEST = 1e-290  # smaller probabilities count as 0: near 1e-308 float64 loses digits
-TAIL_MASS, TAIL_SLACK = 1e-9, 1e-4  # below that mass and above that slack q is read as mass / slack, free of the floor
 
 
 @dataclass(frozen=True)
@@ -66,11 +61,13 @@ def solve_ensemble(
     """Solve equation 5 for each image: argmin over q of KL(p_g, q) + Σ over active m of KL(p_m, q).
 
     generalist_log_probs: (N, K) log p_g, float32 or float64, -inf allowed. members: (M, K) bool. active: (N, M) bool.
-    specialist_log_probs: for each specialist m (N_m, G_m + 1) log p_m: a row for each image with active[i, m], ascending;
-    a column for each class with members[m, j], ascending, then the dustbin. tolerance: nats, for the gap.
+    specialist_log_probs: for each specialist m (N_m, G_m + 1) log p_m: a row for each image with active[i, m],
+    ascending; a column for each class with members[m, j], ascending, then the dustbin. tolerance: nats, for the gap.
     Raises ValueError where shapes disagree, a group holds every class, or probabilities do not sum to 1.
     """
     _check_inputs(generalist_log_probs, members, active, specialist_log_probs)
+    if not tolerance > 0:
+        raise ValueError(f"tolerance: {tolerance} is not allowed; give nats above 0, such as 1e-9")
     log_probs = generalist_log_probs.detach().clone(memory_format=torch.contiguous_format)
     gap = torch.zeros(len(active), dtype=torch.float64, device=active.device)
     iterations, used, size = 0, [0] * len(members), _choose_chunk(members, active)
@@ -127,7 +124,7 @@ def _choose_chunk(members: Tensor, active: Tensor) -> int:
 
 @dataclass(frozen=True)
 class _Patterns:
-    """The distinct active sets of a chunk and their patterns; pattern 0 is "in no group". Cell: a class in some group."""
+    """Distinct active sets of a chunk and their patterns; pattern 0 is "in no group". Cell: a class in some group."""
 
     set_of: Tensor  # (n,) each image's set
     bit: Tensor  # (S, M) a specialist's number in a set that it belongs to
@@ -227,33 +224,16 @@ def _check_sums(total: Tensor, expected: Tensor) -> None:
     if len(wrong):
         i = int(wrong[0])
         raise ValueError(
-            f"generalist_log_probs, specialist_log_probs: the probabilities of an image sum to {float(total[i]):.6g}, allowed is"
-            f" {int(expected[i])} for the generalist and its active specialists; give outputs of log_softmax"
+            "generalist_log_probs, specialist_log_probs: the probabilities of an image sum to"
+            f" {float(total[i]):.6g}, allowed is {int(expected[i])} for the generalist and its active specialists;"
+            " give outputs of log_softmax"
         )
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """Equation 5 for n images with A specialists each."""
-
-    mass: Tensor  # (n, P)
-    dustbins: Tensor  # (n, A)
-    outside: Tensor  # (n, P, A) C, as float64
-    present: Tensor  # (n, P) false where an image lacks the pattern
-
-    @property
-    def total(self) -> Tensor:
-        """W (n, 1), as the inputs add up: so q sums to 1 whatever their rounding."""
-        return self.mass.sum(dim=1, keepdim=True) + self.dustbins.sum(dim=1, keepdim=True)
-
-    def take(self, rows: Tensor) -> _Problem:
-        return _Problem(self.mass[rows], self.dustbins[rows], self.outside[rows], self.present[rows])
 
 
 def _solve_patterns(
     found: _Patterns, mass: Tensor, dustbins: Tensor, sizes: Tensor, tolerance: float, max_iterations: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Find log(q / a) (n, P), or log q of each class where a = 0; gap (n,); iterations. Sets of one size go together."""
+    """Find log(q / a) (n, P), or log q of each class where a = 0; gap (n,); iterations. One batch for each set size."""
     log_scale, gap, iterations = torch.zeros_like(mass), torch.zeros_like(mass[:, 0]), 0
     for size in sizes[sizes > 0].unique().tolist():
         images = (sizes == size).nonzero()[:, 0]
@@ -262,98 +242,8 @@ def _solve_patterns(
             classes, bits = (x[found.set_of[rows], :width] for x in (found.classes, found.bits))
             held = bits[:, :, None] >> torch.arange(size, device=bits.device) & 1
             outside = ((held == 0) & (classes > 0)[:, :, None]).double()
-            problem = _Problem(mass[rows, :width], dustbins[rows, :size], outside, classes > 0)
-            q, gap[rows], taken = _solve(problem, tolerance, max_iterations)
+            problem = Problem(mass[rows, :width], dustbins[rows, :size], outside, classes > 0)
+            q, gap[rows], taken = solve_problem(problem, tolerance, max_iterations)
             log_scale[rows, :width] = q.log() - problem.mass.where(problem.mass > 0, classes.double()).log()
             iterations = max(iterations, taken)
     return log_scale, gap, iterations
-
-
-def _solve(problem: _Problem, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor, int]:
-    """Find q (n, P), its gap (n,), and the iterations. What Newton leaves above the tolerance is finished by EM."""
-    if problem.dustbins.shape[1] == 1:  # one EM step is exact
-        q = _step_em(problem, problem.mass.clamp_min(SMALLEST) * problem.present)
-        return q, _certify_gap(problem, q), 0
-    q, slack, iterations = _run_newton(problem, tolerance, max_iterations)
-    tail = (problem.mass < TAIL_MASS) & (slack > TAIL_SLACK)
-    exact = _normalise(torch.where(tail, problem.mass / slack, q))
-    gap, exact_gap = _certify_gap(problem, q), _certify_gap(problem, exact)
-    better = exact_gap <= gap.clamp_min(tolerance)
-    q, gap = torch.where(better[:, None], exact, q), torch.where(better, exact_gap, gap)
-    left = (~(gap <= tolerance)).nonzero()[:, 0]
-    for _ in range(EM_STEPS if len(left) else 0):
-        q[left] = _step_em(problem.take(left), q[left])
-        gap[left] = _certify_gap(problem.take(left), q[left])
-        if bool((gap <= tolerance).all()):
-            break
-    return q, gap, iterations
-
-
-def _find_prices(problem: _Problem, q: Tensor) -> Tensor:
-    """C d / (q outside): (n, P), what the dustbins add to h."""
-    prices = problem.dustbins / _multiply(problem.outside.mT, q)
-    return _multiply(problem.outside, prices.where(problem.dustbins > 0, 0.0))
-
-
-def _certify_gap(problem: _Problem, q: Tensor) -> Tensor:
-    """Bound the excess of q (n, P): max_j h_j - W, h_j = a_j / q_j + Σ_{m not containing j} d_m / (q outside m); (n,).
-
-    The objective is convex and -h its gradient: no distribution is lower by more. Where a = q = 0 the dustbins count.
-    """
-    pull = (problem.mass / q).where(problem.mass > 0, 0.0) + _find_prices(problem, q) - problem.total
-    return pull.where(problem.present, 0.0).amax(dim=1).clamp_min(0.0)
-
-
-def _step_em(problem: _Problem, q: Tensor) -> Tensor:
-    """One EM step from q (n, P): each dustbin is shared among the classes outside in proportion to q."""
-    return _normalise(problem.mass + q * _find_prices(problem, q))
-
-
-def _multiply(matrices: Tensor, vectors: Tensor) -> Tensor:
-    return (matrices @ vectors[:, :, None]).squeeze(2)
-
-
-def _normalise(q: Tensor) -> Tensor:
-    return q / q.sum(dim=1, keepdim=True)
-
-
-def _run_newton(problem: _Problem, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor, int]:
-    """Find q (n, P) normalised, slack (n, P), iterations. Finished images are dropped once they are the majority."""
-    lowest = 0.01 * tolerance / (problem.mass.shape[1] + problem.dustbins.shape[1])
-    floor = torch.full_like(problem.total, FIRST_FLOOR)
-    price = problem.dustbins.maximum(floor)
-    slack = problem.total - _multiply(problem.outside, price)
-    q = problem.mass.maximum(floor) * problem.present / slack
-    all_q, all_slack, rows, iteration = q.clone(), slack.clone(), torch.arange(len(q), device=q.device), 0
-    while iteration < max_iterations:
-        iteration += 1
-        mass, dust = problem.mass.maximum(floor) * problem.present, problem.dustbins.maximum(floor)
-        step_q, step_slack, step_price, size = _find_step(problem.outside, mass, dust, q, slack, price)
-        q, slack, price = q + size * step_q, slack + size * step_slack, price + size * step_price
-        all_q[rows], all_slack[rows] = q, slack
-        shrink = torch.where(size > 0.9, 0.01, torch.where(size > 0.5, 0.1, torch.where(size > 0.1, 0.5, 1.0)))
-        floor = (floor * shrink).clamp_min(lowest)
-        keep = (_certify_gap(problem, _normalise(q)) > tolerance).nonzero()[:, 0]
-        if len(keep) == 0:
-            break
-        if len(keep) < len(rows) / 2:
-            problem, rows = problem.take(keep), rows[keep]
-            q, slack, price, floor = q[keep], slack[keep], price[keep], floor[keep]
-    return _normalise(all_q), all_slack, iteration
-
-
-def _find_step(
-    outside: Tensor, mass: Tensor, dust: Tensor, q: Tensor, slack: Tensor, price: Tensor
-) -> tuple[Tensor, ...]:
-    """Newton's direction in q, slack and price, and how far (n, 1) to go: at most 1, never to the end of the domain."""
-    used = _multiply(outside.mT, q)
-    matrix = outside.mT @ (outside * (q / slack)[:, :, None]) + torch.diag_embed(used / price)
-    root = matrix.diagonal(dim1=1, dim2=2).rsqrt()  # scaled to a diagonal of 1: its entries span 20 digits
-    right = (dust / price - _multiply(outside.mT, mass / slack)) * root
-    solved = torch.linalg.solve_ex(matrix * root[:, :, None] * root[:, None, :], right)[0]
-    step_price = (solved * root).nan_to_num(0.0, 0.0, 0.0)
-    step_slack = -_multiply(outside, step_price)
-    step_q = mass / slack - q - q / slack * step_slack
-    shares = [-step_q / q, -step_slack / slack, -step_price / price]
-    furthest = torch.cat(shares, dim=1).nan_to_num(0.0).amax(dim=1, keepdim=True)
-    return step_q, step_slack, step_price, (TO_BOUNDARY / furthest.clamp_min(SMALLEST)).clamp_max(1.0)

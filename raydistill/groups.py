@@ -31,7 +31,8 @@ def check_group_count(groups: int, classes: int) -> None:
     allowed = max(2, classes // 2)
     if not 2 <= groups <= allowed:
         raise ConfigError(
-            f"specialists.groups: {groups} for {classes} classes; allowed are 2 to {allowed}, so that a group has 2 classes"
+            f"specialists.groups: {groups} for {classes} classes is not allowed;"
+            f" give 2 to {allowed}, so that a group has 2 classes"
         )
 
 
@@ -71,21 +72,26 @@ def group_classes(
 
     affinity: (K, K) symmetric, non-negative, zero diagonal. covariance: (K, K); if given, the paper's k-means on its
     columns makes the partition instead of spectral clustering. overlap, size: see `grow_groups`.
-    Returns members, boolean (M, K), M <= groups (empty clusters are dropped). Raises ConfigError for a wrong count.
+    Returns members, boolean (M, K), 2 <= M <= groups: empty clusters and repeated groups are dropped. Where all classes
+    fall into one cluster (nothing is confused), they are cut in order into equal parts. Raises ConfigError for a wrong
+    count.
     """
     check_group_count(groups, len(affinity))
     if covariance is None:
         partition = cluster_spectral(affinity, groups, seed=seed)
     else:
         partition = cluster_covariance(covariance, groups, seed=seed)
+    if len(np.unique(partition)) == 1:
+        partition = np.arange(len(affinity)) * groups // len(affinity)
     return grow_groups(partition, affinity, overlap=overlap, size=size)
 
 
 def grow_groups(partition: Array, affinity: Array, *, overlap: float, size: int | None = None) -> Array:
     """Let each group of a partition (K,) take in the classes that it is most confused with.
 
-    overlap: growth as a share of the group's size; size: classes to grow to, instead. A group ends with at least 2 and at
-    most K - 1 classes. Only classes with some confusion are taken, but for reaching 2. Returns members (M, K).
+    partition: group numbers, at least 2 of them. overlap: growth as a share of the group's size; size: classes to grow
+    to, instead. A group ends with 2 to K - 1 classes. Only classes with some confusion are taken, but for reaching 2.
+    Returns members (M, K); groups that became the same are one.
     """
     classes = len(partition)
     members = np.stack([partition == group for group in np.unique(partition)])
@@ -98,7 +104,7 @@ def grow_groups(partition: Array, affinity: Array, *, overlap: float, size: int 
         candidates = np.argsort(-pull, kind="stable")[: max(0, goal - own)]
         enough = np.arange(len(candidates)) < 2 - own
         row[candidates[(pull[candidates] > 0) | enough]] = True
-    return members
+    return members[np.sort(np.unique(members, axis=0, return_index=True)[1])]  # a twin would count double in equation 5
 
 
 def measure_mass_covered(members: Array, affinity: Array) -> float:
@@ -118,7 +124,7 @@ def measure_stability(
     bootstraps: int,
     seed: int,
 ) -> list[float]:
-    """Adjusted Rand index between the partition and those of resampled examples, one for each bootstrap; 1 is the same."""
+    """Adjusted Rand index between the partition and that of resampled examples, for each bootstrap; 1 is the same."""
     from sklearn.metrics import adjusted_rand_score
 
     def partition(rows: Tensor) -> Array:
@@ -141,7 +147,7 @@ class GroupForecast:
     natural_share: float
     """share of the examples that belong to the group"""
     fixable: float
-    """share of all examples that the generalist takes for another class of the same group: the most that can be gained"""
+    """share of all examples that the generalist takes for another class of the group: the most that can be gained"""
     examples_an_epoch: int
     """training examples in an epoch of this specialist"""
 
@@ -153,11 +159,16 @@ def forecast_groups(
 
     members: (M, K). logits: (N, K) and labels: (N,) of the confuse split. fit_labels: labels of the training rows.
     A specialist can mend an error if it is asked (its classes meet the top_n predictions) and it knows the true class.
-    Returns the groups' forecasts and the accuracy that perfect specialists together could add.
+    Returns the groups' forecasts and the accuracy that perfect specialists together could add. Raises ConfigError for a
+    top_n above K, which equation 5 would refuse once all specialists are trained.
     """
+    if top_n > logits.shape[1]:
+        raise ConfigError(
+            f"ensemble.top_n: {top_n} for {logits.shape[1]} classes is not allowed; give 1 to {logits.shape[1]}"
+        )
     known = torch.from_numpy(members)
     wrong = logits.argmax(dim=1) != labels
-    top = logits.topk(min(top_n, logits.shape[1]), dim=1).indices
+    top = logits.topk(top_n, dim=1).indices
     fixable_by_any = torch.zeros(len(labels), dtype=torch.bool)
     forecasts = []
     for row in known:

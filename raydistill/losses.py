@@ -1,7 +1,7 @@
 """The distillation loss. Source: Hinton, Vinyals, Dean 2015, section 2.
 
-Comes in: logits, the teacher's log-probabilities (free of temperature), labels. Goes out: nats for each example; callers
-reduce by a mean over examples. Classes are summed, never averaged: a mean would scale the soft term by 1/K.
+Comes in: logits, the teacher's log-probabilities (free of temperature), labels. Goes out: nats for each example;
+callers reduce by a mean over examples. Classes are summed, never averaged: a mean would scale the soft term by 1/K.
 """
 
 from __future__ import annotations

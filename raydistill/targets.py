@@ -1,8 +1,8 @@
 """The cache of soft targets: log q of the teacher for every training row, stored once and free of temperature.
 
-Comes in: log-probabilities (N, K). Goes out: `SoftTargets`, mapped from disk, which give log q for any rows; whoever uses
-them applies a temperature. Dense: float16 for every class. Sparse: the k most probable classes and the exact mass of the
-rest, spread evenly over it.
+Comes in: log-probabilities (N, K). Goes out: `SoftTargets`, mapped from disk, which give log q for any rows; whoever
+uses them applies a temperature. Dense: float16 for every class. Sparse: the k most probable classes and the exact mass
+of the rest, spread evenly over it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ FLOOR = -60000.0  # float16 ends at -65504; exp of it is 0 at any temperature in
 class SoftTargets:
     """Log-probabilities of a teacher for N examples.
 
-    log_probs: (N, k) float16, for all classes (k = K) or for `class_ids` (N, k); rest: (N,) float32, log of the mass of all
-    other classes together (sparse only). classes: K.
+    log_probs: (N, k) float16, for all classes (k = K) or for `class_ids` (N, k); rest: (N,) float32, log of the mass of
+    all other classes together (sparse only). classes: K.
     """
 
     log_probs: Tensor
@@ -63,6 +63,7 @@ class SoftTargets:
 class TargetsWriter:
     """Writes a cache block by block; the files appear, whole, when the `with` block ends without an error.
 
+    The folder is the cache's own: what lies there, such as the leavings of a writer that was killed, is removed.
     Up to `dense_classes` classes, or top_k >= K, every class is stored; above, the `top_k` most probable.
     """
 
@@ -73,6 +74,8 @@ class TargetsWriter:
         self._files = ExitStack()
 
     def __enter__(self) -> TargetsWriter:
+        for leftover in self.folder.glob("*"):
+            leftover.unlink()
         shape = (self.examples, self.width)
         self._log_probs = self._files.enter_context(write_mapped(self.folder / "log_probs.npy", shape, np.float16))
         if self.width < self.classes:
@@ -112,7 +115,7 @@ class TargetsWriter:
 def measure_kl_lost(
     targets: SoftTargets, positions: Tensor, log_probs: Tensor, temperatures: Iterable[float]
 ) -> dict[str, float]:
-    """Mean KL(exact, stored) in nats at each temperature, for examples whose exact log-probabilities (B, K) are given."""
+    """Mean KL(exact, stored) in nats at each temperature. log_probs: (B, K), the exact ones of the examples given."""
     stored = targets.read(positions).double()
     lost = {}
     for temperature in temperatures:
@@ -123,4 +126,4 @@ def measure_kl_lost(
 
 
 def _compress(values: Tensor) -> Array:
-    return values.clamp(min=FLOOR).half().numpy()  # type: ignore[no-any-return]
+    return values.clamp(min=FLOOR).half().numpy()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
+from raydistill.confusion import build_affinity
 from raydistill.errors import ConfigError
 from raydistill.groups import (
     check_group_count,
@@ -23,7 +24,7 @@ from raydistill.groups import (
 
 
 def plant(sizes, noise=0.02, seed=0):
-    """Affinity with strong blocks of the given sizes, in shuffled order; returns it with the true group of each class."""
+    """Affinity with strong blocks of the given sizes, in shuffled order, and the true group of each class."""
     rng = np.random.default_rng(seed)
     truth = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
     affinity = np.where(truth[:, None] == truth, 1.0, 0.0) * rng.uniform(0.5, 1, (len(truth),) * 2)
@@ -76,6 +77,40 @@ def test_sizes_stay_within_two_and_all_but_one(overlap):
     sizes = grow_groups(np.array([0, 1, 2, 2, 2, 2, 2, 2, 3, 3]), affinity, overlap=overlap).sum(1)
     assert sizes.min() >= 2
     assert sizes.max() <= 9
+
+
+def test_groups_that_grow_into_the_same_are_one():
+    affinity = np.zeros((6, 6))
+    affinity[0, 1] = affinity[1, 0] = 1.0
+    members = grow_groups(np.array([0, 1, 2, 2, 2, 2]), affinity, overlap=0.5)
+    assert [np.flatnonzero(row).tolist() for row in members] == [[0, 1], [2, 3, 4, 5]]
+
+
+def draw_affinity(kind, classes, seed):
+    rng = np.random.default_rng(seed)
+    affinity = {
+        "nothing": np.zeros((classes, classes)),
+        "everything": np.ones((classes, classes)),
+        "one pair": np.eye(classes, k=1) * (np.arange(classes) == 0)[:, None],
+        "lonely classes": rng.random((classes, classes)) * (rng.random((classes, classes)) < 1 / classes),
+        "ties": rng.integers(0, 2, (classes, classes)).astype(float),
+        "faint": 1e-20 * rng.random((classes, classes)),
+    }[kind]
+    return build_affinity(affinity)
+
+
+@pytest.mark.parametrize("kind", ["nothing", "everything", "one pair", "lonely classes", "ties", "faint"])
+@pytest.mark.parametrize("method", ["spectral", "kmeans"])
+@pytest.mark.parametrize("classes", [3, 4, 7, 12])
+def test_groups_are_usable_whatever_is_confused(kind, method, classes):
+    """At least 2 groups, all different, of 2 to K - 1 classes, and each class in one."""
+    for groups, overlap in itertools.product({2, max(2, classes // 2)}, (0.0, 0.5, 4.0)):
+        affinity = draw_affinity(kind, classes, groups)
+        covariance = affinity - np.diag(affinity.sum(1)) if method == "kmeans" else None
+        members = group_classes(affinity, groups, covariance=covariance, overlap=overlap)
+        assert 2 <= len(np.unique(members, axis=0)) == len(members) <= groups
+        assert 2 <= members.sum(1).min() <= members.sum(1).max() <= classes - 1
+        assert members.any(0).all()
 
 
 @pytest.mark.parametrize(("groups", "classes"), [(1, 10), (6, 10), (11, 10), (3, 3)])
@@ -137,6 +172,12 @@ def test_forecast_counts_what_perfect_specialists_mend():
     mended = [p != t and any(row[p] and row[t] for row in members) for p, t in zip(predicted, labels, strict=True)]
     assert together == pytest.approx(np.mean(mended))
     assert (forecasts[0].classes, forecasts[0].natural_share, forecasts[0].examples_an_epoch) == (3, 3 / 9, 60)
+
+
+def test_forecast_refuses_more_predictions_than_classes():
+    logits, labels = draw_predictions()
+    with pytest.raises(ConfigError, match=r"ensemble\.top_n: 10 for 9 classes is not allowed; give 1 to 9"):
+        forecast_groups(np.ones((2, 9), bool), logits, labels, labels, top_n=10, group_share=0.5)
 
 
 def test_names_of_groups():

@@ -1,6 +1,6 @@
 """Mapped examples: one array for all rows, shared by every process of a node, turned into tensors a batch at a time.
 
-Comes in: the data stage's .npy files. Goes out: `Examples`, whose batches are in the stored type on the training device.
+Comes in: the data stage's .npy files. Goes out: `Examples`, whose batches are in the stored type.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from raydistill.files import map_array, read_array, read_json
 from raydistill.run_folder import RunFolder
+
+BLOCK_VALUES = 1 << 24  # float64 values in memory at once while measuring
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def read_split(run: RunFolder, name: str) -> Tensor:
 def measure_normalisation(x: Tensor, rows: Tensor, block: int = 8192) -> Normalisation:
     """Mean and standard deviation over the given rows, a block at a time (larger than memory is fine)."""
     count, total, squares = 0, 0.0, 0.0
-    for part in rows.split(block):
+    features = x[:1].numel()
+    for part in rows.split(max(1, min(block, BLOCK_VALUES // features))):
         values = x[part].double()
         count += values.numel()
         total += float(values.sum())

@@ -6,8 +6,10 @@ Comes in: `digits`, `glyphs`, `npz:PATH` or `openml:NAME`. Goes out: a `Source`,
 
 from __future__ import annotations
 
+import os
 import zipfile
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from raydistill.config import Config
+from raydistill.data.labels import check_labels, index_labels, list_names
 from raydistill.errors import DataError
 from raydistill.files import Array, hash_file
 
@@ -24,13 +27,15 @@ Map = Callable[..., list[Any]]
 Progress = Callable[[int, int], None]
 
 FORMS = "digits, glyphs, npz:PATH or openml:NAME"
+PARTS = ("x_train", "y_train", "x_test", "y_test", "class_names")  # arrays of a .npz file
+READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
 class Source:
     """Examples as they came.
 
-    Shapes: x_train (N, ...), y_train (N,), x_test and y_test likewise or None, keep_apart (N,) or None. y counts from 0.
+    x_train: (N, ...). y_train: (N,) classes, from 0. x_test, y_test: likewise, or None. keep_apart: (N,) or None.
     """
 
     x_train: Array
@@ -53,6 +58,8 @@ def check_source(data: str) -> None:
         raise DataError(f"data: {name!r} does not exist or is not a file; give the path of a .npz file")
     if path.stat().st_size == 0:
         raise DataError(f"data: {name!r} is empty; give a .npz file with x_train and y_train")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"data: {name!r} is not readable by this user; change its permissions or give another file")
 
 
 def identify_source(config: Config) -> dict[str, Any]:
@@ -90,38 +97,24 @@ def check_examples(source: Source) -> None:
     """Check shapes, numbers and labels of both parts. Raises DataError that names the array."""
     classes = len(source.class_names)
     _check_part("train", source.x_train, source.y_train, classes)
-    if source.keep_apart is not None and len(source.keep_apart) != len(source.y_train):
+    if classes < 3:
+        raise DataError(f"y_train: {classes} classes; give at least 3, or specialists have nothing to tell apart")
+    counts = np.bincount(source.y_train, minlength=classes)
+    if not counts.all():
+        absent = int(np.argmin(counts))
         raise DataError(
-            f"keep_apart: {len(source.keep_apart)} values for {len(source.y_train)} examples; give one for each"
+            f"y_train: class {absent} ({source.class_names[absent]!r}) of 0 to {classes - 1} has no example;"
+            " give it some, or leave it out and number the others from 0 without gaps"
         )
-    if (source.x_test is None) != (source.y_test is None):
-        raise DataError("x_test, y_test: only one of them is given; give both or neither")
+    if source.keep_apart is not None and source.keep_apart.shape != source.y_train.shape:
+        raise DataError(
+            f"keep_apart: shape {source.keep_apart.shape} for {len(source.y_train)} examples; give one value for each"
+        )
     if source.x_test is not None and source.y_test is not None:
         _check_part("test", source.x_test, source.y_test, classes)
-        if source.x_test.shape[1:] != source.x_train.shape[1:]:
-            raise DataError(
-                f"x_test: shape {source.x_test.shape[1:]} differs from x_train's {source.x_train.shape[1:]}"
-            )
-    if classes < 3:
-        raise DataError(f"y_train: {classes} classes; specialists need at least 3, of which some are confused")
-
-
-def index_labels(labels: Array, class_names: Sequence[str] | None, where: str) -> tuple[Array, list[str]]:
-    """Turn integer or text labels into indices from 0, and name the classes. Raises DataError for other types."""
-    if labels.dtype.kind in "US":
-        names = sorted(set(labels.astype(str))) if class_names is None else list(class_names)
-        place = {name: index for index, name in enumerate(names)}
-        unknown = sorted(set(labels.astype(str)) - place.keys())
-        if unknown:
-            raise DataError(
-                f"{where}: {unknown[0]!r} is not one of the {len(names)} classes; add it to the training labels"
-            )
-        return np.array([place[label] for label in labels.astype(str)], dtype=np.int64), names
-    if labels.dtype.kind not in "iu":
-        raise DataError(f"{where}: labels of type {labels.dtype}; give integers from 0, or text")
-    if class_names is not None:
-        return labels.astype(np.int64), list(class_names)
-    return labels.astype(np.int64), [str(index) for index in range(int(labels.max(initial=-1)) + 1)]
+        _check_alike(source.x_train, source.x_test)
+    elif source.x_test is not None or source.y_test is not None:
+        raise DataError("x_test, y_test: only one of them is given; give both or neither")
 
 
 def _check_part(part: str, x: Array, y: Array, classes: int) -> None:
@@ -131,14 +124,38 @@ def _check_part(part: str, x: Array, y: Array, classes: int) -> None:
         raise DataError(f"x_{part}, y_{part}: shapes {x.shape} and {y.shape}; give one label for each example")
     if x.dtype.kind not in "iuf" or x.dtype.itemsize > 8:
         raise DataError(f"x_{part}: type {x.dtype}; give integers or floats of at most 64 bits")
-    if x.dtype.kind == "f":
-        bad = next((row for row in range(0, len(x), 4096) if not np.isfinite(x[row : row + 4096]).all()), None)
-        if bad is not None:
-            row = bad + int(np.argwhere(~np.isfinite(x[bad : bad + 4096]))[0][0])
-            raise DataError(f"x_{part}: example {row} has NaN or infinity; remove or fill such values")
-    if y.min() < 0 or y.max() >= classes:
-        row = int(np.argmax((y < 0) | (y >= classes)))
-        raise DataError(f"y_{part}: label {y[row]} of example {row}; allowed are 0 to {classes - 1}")
+    row = _find_unusable(x)
+    if row is not None:
+        raise DataError(
+            f"x_{part}: example {row} has NaN, infinity, or a number beyond the range of float32 or int64;"
+            " remove, fill or scale such values"
+        )
+    check_labels(y, classes, f"y_{part}")
+
+
+def _find_unusable(x: Array) -> int | None:
+    """The first example with a number that cannot be stored, a block at a time."""
+    if x.dtype.kind != "f" and x.dtype != np.uint64:
+        return None
+    largest = np.finfo(np.float32).max if x.dtype.kind == "f" else np.iinfo(np.int64).max
+    for start in range(0, len(x), 4096):
+        block = x[start : start + 4096]
+        good = np.abs(block) <= largest  # false for NaN
+        if not good.all():
+            return start + int(np.argwhere(~good)[0][0])
+    return None
+
+
+def _check_alike(x_train: Array, x_test: Array) -> None:
+    """Refuse a test part that the training part's type would change: both are stored as one array."""
+    if x_test.shape[1:] != x_train.shape[1:]:
+        raise DataError(
+            f"x_test: shape {x_test.shape[1:]} of an example is not x_train's {x_train.shape[1:]}; give both the same"
+        )
+    train, test = x_train.dtype, x_test.dtype
+    fits = np.can_cast(test, train) or train == np.float32
+    if (train.kind == "f") != (test.kind == "f") or not fits:
+        raise DataError(f"x_test: type {test} does not go into x_train's {train}; give both the same type")
 
 
 def _load_digits() -> Source:
@@ -160,28 +177,50 @@ def _render_glyphs(config: Config, map_items: Map, on_done: Progress) -> Source:
 
 
 def _read_npz(path: Path, keep_apart: str | None) -> Source:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise DataError(f"data: {str(path)!r} is a single array; give a .npz file with x_train and y_train")
-        with loaded as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"data: {str(path)!r} is not a readable .npz file without pickles ({error})") from None
-    for name in ("x_train", "y_train", *([keep_apart] if keep_apart else [])):
-        if name not in arrays:
-            raise DataError(f"data: {str(path)!r} has no array {name!r}; it has {', '.join(sorted(arrays)) or 'none'}")
-    given = [str(name) for name in arrays["class_names"]] if "class_names" in arrays else None
-    y_train, names = index_labels(arrays["y_train"], given, "y_train")
-    y_test = arrays.get("y_test")
+    arrays = _read_arrays(path, keep_apart)
+    names, labels, test_labels = arrays.get("class_names"), arrays["y_train"], arrays.get("y_test")
+    y_train, class_names = index_labels(labels, None if names is None else list_names(names), "y_train")
+    if test_labels is not None and (test_labels.dtype.kind in "US") != (labels.dtype.kind in "US"):
+        raise DataError(
+            f"y_test: type {test_labels.dtype}, but y_train's is {labels.dtype}; give both integers or text"
+        )
     return Source(
         x_train=arrays["x_train"],
         y_train=y_train,
-        class_names=names,
+        class_names=class_names,
         x_test=arrays.get("x_test"),
-        y_test=None if y_test is None else index_labels(y_test, names, "y_test")[0],
+        y_test=None if test_labels is None else index_labels(test_labels, class_names, "y_test")[0],
         keep_apart=arrays[keep_apart] if keep_apart else None,
     )
+
+
+def _read_arrays(path: Path, keep_apart: str | None) -> dict[str, Array]:
+    """The arrays of a .npz file that raydistill knows; others may be there. Raises DataError."""
+    required = ["x_train", "y_train"] + ([keep_apart] if keep_apart else [])
+    name = None
+    try:
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DataError(f"data: {str(path)!r} is a single array; give a .npz file with x_train and y_train")
+            arrays = {}
+            for name in dict.fromkeys((*required, *PARTS)):
+                if name in file.files:
+                    arrays[name] = np.asarray(file[name])
+                elif name in required:
+                    held = ", ".join(sorted(file.files)) or "none"
+                    raise DataError(f"data: {str(path)!r} has no array {name!r}, only {held}; save it under that name")
+            return arrays
+    except READ_ERRORS as error:
+        what = "it" if name is None else f"its array {name!r}"
+        raise DataError(
+            f"data: {str(path)!r} is not a readable .npz file without pickles ({what}: {_in_one_line(error)});"
+            " write numbers or text with numpy.savez"
+        ) from None
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _fetch_openml(name: str) -> Source:
@@ -193,7 +232,9 @@ def _fetch_openml(name: str) -> Source:
             dataset, version=int(version) if version else "active", as_frame=False, parser="liac-arff"
         )
     except Exception as error:  # whatever network, name or file can bring: the user needs the one line
-        raise DataError(f"data: openml:{name} could not be fetched ({error}); check the name and the network") from None
+        raise DataError(
+            f"data: openml:{name} could not be fetched ({_in_one_line(error)}); check the name and the network"
+        ) from None
     features, target = np.asarray(fetched.data), np.asarray(fetched.target)
     if features.dtype.kind not in "iuf":
         raise DataError(f"data: openml:{name} has features that are not numbers; give a numeric data set")

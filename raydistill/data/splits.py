@@ -88,4 +88,4 @@ def _place_by_value(values: Array, shares: Mapping[str, float], generator: np.ra
             value = order.pop()
             place_of_value[value] = index
             taken += int(counts[value])
-    return place_of_value[inverse]  # type: ignore[no-any-return]
+    return place_of_value[inverse]

@@ -1,0 +1,100 @@
+"""The demo over several seeds: `python -m benchmarks.demo --seeds 3`.
+
+Runs configs/glyphs.yaml once for each seed (data, splits, weights, batches and search all follow from it), and writes the
+test figures of every model with their spread, McNemar's p of each seed, and the minutes to benchmarks/results/demo.json;
+prints them as a Markdown table. A finished seed is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from raydistill.config import build_config, read_config_file
+from raydistill.files import write_json
+from raydistill.launch import launch
+from raydistill.report import read_report
+
+HERE = Path(__file__).parent
+MODELS = {
+    "generalist": lambda report: report["generalist"],
+    "ensemble": lambda report: report["ensemble"],
+    "student": lambda report: report["student"],
+    "control: labels only": lambda report: report["controls"]["labels_only"],
+    "control: generalist's targets": lambda report: report["controls"]["generalist_targets"],
+}
+TESTS = ("ensemble_vs_generalist", "student_vs_labels_only", "student_vs_generalist_targets", "student_vs_ensemble")
+
+
+def run_seed(seed: int, folder: Path) -> dict[str, Any]:
+    """One whole run; returns its report."""
+    settings = read_config_file(HERE.parent / "configs" / "glyphs.yaml")
+    return read_report(launch(build_config({**settings, "seed": seed, "run_dir": folder / f"glyphs-seed-{seed}"})))
+
+
+def summarise(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Figures of each model by seed, p-values by seed, minutes by seed."""
+    names = ("test_accuracy", "test_nll", "test_calibration_error")
+    return {
+        "command": " ".join(["python -m benchmarks.demo", *sys.argv[1:]]),
+        "commit": read_commit(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "seeds": [report["data"]["seed"] for report in reports],
+        "minutes": [round(sum(stage["seconds"] for stage in report["stages"]) / 60, 2) for report in reports],
+        "models": {
+            model: {name: [take(report)[name] for report in reports] for name in names}
+            for model, take in MODELS.items()
+        },
+        "p_values": {test: [report["significance"][test]["p_value"] for report in reports] for test in TESTS},
+        "student_kept": [report["verdict"]["student_kept"] for report in reports],
+    }
+
+
+def read_commit() -> str:
+    """The commit of this checkout, with a + where files differ from it."""
+    git = ["git", "-C", str(HERE)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def format_markdown(summary: dict[str, Any]) -> str:
+    """Mean and standard deviation over the seeds, as a table, and the tests of each seed below it."""
+    lines = ["| | test accuracy | loss, nats | calibration error |", "|---|---|---|---|"]
+    for model, figures in summary["models"].items():
+        accuracy = spread([100 * value for value in figures["test_accuracy"]], 2)
+        loss, error = spread(figures["test_nll"], 4), spread([100 * x for x in figures["test_calibration_error"]], 2)
+        lines.append(f"| {model} | {accuracy} % | {loss} | {error} % |")
+    lines.append("")
+    for test, values in summary["p_values"].items():
+        lines.append(f"- {test.replace('_', ' ')}: McNemar p = {', '.join(f'{value:.1g}' for value in values)}")
+    minutes = ", ".join(f"{value:.1f}" for value in summary["minutes"])
+    lines.append(f"- {summary['command']}; commit {summary['commit']}; {summary['machine']}; {minutes} minutes")
+    return "\n".join(lines)
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Mean ± standard deviation."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def main() -> None:
+    """Run, write and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N - 1")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders")
+    options = parser.parse_args()
+    summary = summarise([run_seed(seed, options.runs) for seed in range(options.seeds)])
+    write_json(HERE / "results" / "demo.json", summary)
+    print(format_markdown(summary))
+
+
+if __name__ == "__main__":
+    main()
