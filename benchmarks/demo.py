@@ -1,8 +1,8 @@
 """The demo over several seeds: `python -m benchmarks.demo --seeds 3`.
 
-Runs configs/glyphs.yaml once for each seed (data, splits, weights, batches and search all follow from it), and writes the
-test figures of every model with their spread, McNemar's p of each seed, and the minutes to benchmarks/results/demo.json;
-prints them as a Markdown table. A finished seed is not run again.
+Runs configs/glyphs.yaml once for each seed (data, splits, weights, batches and search all follow from it), and writes
+the test figures of every model by seed, McNemar's p of each seed, and the minutes to benchmarks/results/demo.json;
+prints them as a Markdown table with their spread. A finished seed is not run again.
 """
 
 from __future__ import annotations

@@ -50,8 +50,8 @@ class TrainingConfig(Section):
 
     epochs: int = Field(20, ge=1)
     """passes over the training rows, at most; the learning rate falls along a cosine over all of them"""
-    batch_size: int = Field(256, ge=1)
-    """examples in a step, over all workers together"""
+    batch_size: int | None = Field(None, ge=1)
+    """examples in a step, over all workers together; left out: 256, or fewer so that a pass has at least 32 steps"""
     learning_rate: float = Field(2e-3, gt=0)
     """peak learning rate of AdamW"""
     weight_decay: float = Field(1e-4, ge=0)
@@ -98,7 +98,7 @@ class SpecialistsConfig(TrainingConfig):
     learning_rate: float = Field(1e-3, gt=0)
     """peak learning rate of AdamW"""
     patience: int = Field(8, ge=1)
-    """training ends when the specialist has not improved on the confuse split for so many passes; the best one counts"""
+    """training ends when the specialist has not improved on the confuse split for so many passes; the best counts"""
     dustbin: Literal["merged", "single"] = "merged"
     """merged: the dustbin is the logsumexp of all other classes' logits; single: the paper's one unit"""
     group_share: float = Field(0.5, gt=0, lt=1)

@@ -13,7 +13,7 @@ from raydistill.errors import DataError
 from raydistill.files import Array, write_aside
 from raydistill.loading import load_ensemble, load_student
 from raydistill.run_folder import RunFolder
-from raydistill.training import predict_logits
+from raydistill.scoring import predict_logits
 
 SHOWN = 5
 

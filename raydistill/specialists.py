@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
+from raydistill.batches import Batch, Sampler
 from raydistill.data.arrays import Examples
 from raydistill.models import find_output_layer
-from raydistill.training import Batch, Loss, Sampler, Score, Validate, predict_logits, share_score
+from raydistill.scoring import Score, Validate, predict_logits, share_score
+from raydistill.training import Loss
 
 Dustbin = Literal["merged", "single"]
 

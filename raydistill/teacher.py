@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from raydistill.ensemble import choose_active, solve_ensemble
+from raydistill.scoring import predict_logits
 from raydistill.specialists import Group, specialist_log_probs
-from raydistill.training import predict_logits
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 from scipy.special import logsumexp
 from torch import nn
 
+from raydistill.batches import Batch
 from raydistill.specialists import (
     Group,
     enriched_loss,
@@ -17,7 +18,6 @@ from raydistill.specialists import (
     sample_enriched,
     specialist_log_probs,
 )
-from raydistill.training import Batch
 
 MEMBERS = torch.tensor([1, 4, 5])
 REST = [0, 2, 3, 6]

@@ -2,26 +2,17 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from builders import make_examples, settings
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from raydistill.data.arrays import Normalisation, measure_normalisation, shift_images
+from raydistill.batches import Batches, shuffle_rows
+from raydistill.data.arrays import Normalisation
 from raydistill.models import build_model
-from raydistill.training import (
-    Batches,
-    Score,
-    copy_weights,
-    learning_rate_at,
-    mix_seed,
-    predict_logits,
-    score_labels,
-    shuffle_rows,
-    train_model,
-)
+from raydistill.scoring import Score, score_labels
+from raydistill.training import copy_weights, learning_rate_at, train_model
 
 EXAMPLES = make_examples()
 FIT, HELD_OUT = torch.arange(300), torch.arange(300, 400)
@@ -112,24 +103,6 @@ def test_a_start_that_is_never_beaten_is_kept():
         assert torch.equal(tensor, model.state_dict()[name])
 
 
-def test_prediction_restores_the_mode_and_moves_no_statistics():
-    """Student left in evaluation mode, teacher left in training mode: known defects elsewhere."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.BatchNorm1d(5))
-    before = copy_weights(model)
-    predict_logits(model.train(), EXAMPLES.x)
-    assert model.training
-    predict_logits(model.eval(), EXAMPLES.x)
-    assert not model.training
-    for name, tensor in before.items():
-        assert torch.equal(tensor, model.state_dict()[name])
-
-
-def test_prediction_is_the_same_in_any_batches():
-    model = make_model()
-    rows = torch.tensor([5, 3, 399])
-    torch.testing.assert_close(predict_logits(model, EXAMPLES.x, rows, 2), model(EXAMPLES.x[rows]))
-
-
 def test_every_pass_trains_in_training_mode():
     modes = []
 
@@ -151,62 +124,9 @@ def test_infinite_loss_is_named():
         train(model)
 
 
-def test_labels_score_is_mean_cross_entropy():
-    model = make_model()
-    score = score_labels(EXAMPLES, HELD_OUT)(model)
-    logits, labels = model(EXAMPLES.x[HELD_OUT]).detach(), EXAMPLES.y[HELD_OUT]
-    assert score.loss == pytest.approx(float(cross_entropy(logits, labels)), rel=1e-5)
-    assert score.accuracy == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
-
-
-def test_batches_are_whole_and_cover_an_epoch():
-    batches = Batches(EXAMPLES, shuffle_rows(FIT), 32, 0, 7, torch.device("cpu"))
-    rows = torch.cat([batch.rows for batch in batches.iterate(0)])
-    assert len(rows) == batches.count_steps() * 32 == 288
-    assert len(set(rows.tolist())) == 288
-    assert not torch.equal(rows, torch.cat([batch.rows for batch in batches.iterate(1)]))
-
-
 def test_learning_rate_rises_then_falls_to_nothing():
     rates = [learning_rate_at(step, 200, 1.0) for step in range(200)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[10] == 1.0
     assert rates[-1] < 1e-3
     assert rates[10:] == sorted(rates[10:], reverse=True)
-
-
-def test_seeds_differ():
-    seeds = {mix_seed(a, b, c) for a in range(9) for b in range(9) for c in range(9)}
-    assert len(seeds) == 729
-    assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-@pytest.mark.parametrize("shape", [(9, 7), (3, 9, 7), (9, 7, 3)])
-def test_shifts_are_numpys_roll_with_zeros(shape):
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(1, 255, (20, *shape), generator=generator, dtype=torch.uint8)
-    shifted = shift_images(images, 2, torch.Generator().manual_seed(1))
-    offsets = torch.randint(-2, 3, (2, 20, 1, 1), generator=torch.Generator().manual_seed(1)).view(2, 20)
-    axis = 1 if shape == (3, 9, 7) else 0
-    for image, got, down, right in zip(images.numpy(), shifted.numpy(), *offsets.tolist(), strict=True):
-        expected = np.roll(image, (down, right), (axis, axis + 1))
-        edge = [slice(None)] * len(shape)
-        for place, offset, size in ((axis, down, 9), (axis + 1, right, 7)):
-            edge[place] = slice(0, offset) if offset >= 0 else slice(size + offset, size)
-            expected[tuple(edge)] = 0
-            edge[place] = slice(None)
-        np.testing.assert_array_equal(got, expected)
-    assert shifted.dtype == torch.uint8
-
-
-def test_vectors_are_not_shifted():
-    vectors = torch.randn(4, 6)
-    assert shift_images(vectors, 2, torch.Generator()) is vectors
-
-
-def test_normalisation_is_numpys():
-    rows = torch.tensor([0, 5, 9])
-    got = measure_normalisation(EXAMPLES.x, rows, block=2)
-    assert got.mean == pytest.approx(EXAMPLES.x[rows].numpy().mean(), rel=1e-5)
-    assert got.std == pytest.approx(EXAMPLES.x[rows].numpy().std(), rel=1e-5)
-    assert measure_normalisation(torch.ones(3, 2), torch.arange(3)).std == 1.0

@@ -27,12 +27,13 @@ from raydistill.report.answers import Answers, join_answers, reduce_answers
 from raydistill.report.metrics import compare_models, measure_quality, tabulate_coverage
 from raydistill.report.page import render_page
 from raydistill.report.verdict import judge_run
+from raydistill.scoring import predict_logits
 from raydistill.stages.context import Context
 from raydistill.stages.networks import build_student, load_weights, read_training
 from raydistill.stages.student import CONTROLS, STUDENT
 from raydistill.stages.teacher import combine_blocks, load_ensemble_from, split_blocks
-from raydistill.training import choose_device, predict_logits
 from raydistill.version import __version__
+from raydistill.workers import choose_device
 
 COMPARED = (
     ("ensemble", "generalist"),

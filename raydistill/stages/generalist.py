@@ -8,22 +8,16 @@ from typing import Any
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from raydistill.batches import Batches, shuffle_rows
 from raydistill.data.arrays import open_examples, read_split
 from raydistill.execution import Beat, Job
 from raydistill.files import write_json
 from raydistill.run_folder import RunFolder
+from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
 from raydistill.stages.networks import build_generalist, network_seed, train_once
-from raydistill.training import (
-    Batches,
-    Progress,
-    choose_device,
-    score_labels,
-    share_model,
-    shuffle_rows,
-    train_model,
-    unwrap,
-)
+from raydistill.training import Progress, train_model
+from raydistill.workers import choose_device, share_model, unwrap
 
 
 def run_generalist(context: Context) -> None:

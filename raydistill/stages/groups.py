@@ -22,10 +22,11 @@ from raydistill.groups import (
     name_group,
 )
 from raydistill.run_folder import RunFolder
+from raydistill.scoring import predict_logits
 from raydistill.specialists import Group
 from raydistill.stages.context import Context
 from raydistill.stages.networks import build_generalist, load_weights
-from raydistill.training import choose_device, predict_logits
+from raydistill.workers import choose_device
 
 
 def measure_confusions(context: Context) -> None:

@@ -13,12 +13,14 @@ from typing import Any
 
 from torch import nn
 
+from raydistill.batches import mix_seed
 from raydistill.config import Config
 from raydistill.data.arrays import Examples, read_normalisation
 from raydistill.files import hash_file, read_json, read_tensors, write_json, write_tensors
 from raydistill.models import build_model
 from raydistill.run_folder import RunFolder
-from raydistill.training import Progress, copy_weights, mix_seed, worker_rank
+from raydistill.training import Progress, copy_weights
+from raydistill.workers import worker_rank
 
 SEEDS = {"generalist": 1, "specialist": 2, "student": 3}
 

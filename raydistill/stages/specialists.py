@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raydistill.batches import Batches, mix_seed
 from raydistill.data.arrays import open_examples, read_split
 from raydistill.execution import Beat, Job
 from raydistill.files import read_json, write_json
@@ -22,7 +23,8 @@ from raydistill.specialists import (
 from raydistill.stages.context import Context
 from raydistill.stages.groups import read_group
 from raydistill.stages.networks import build_generalist, load_weights, network_seed, train_once
-from raydistill.training import Batches, Progress, choose_device, mix_seed, train_model
+from raydistill.training import Progress, train_model
+from raydistill.workers import choose_device
 
 
 def run_specialists(context: Context) -> None:

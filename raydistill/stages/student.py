@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from raydistill.batches import Batch, Batches, shuffle_rows
 from raydistill.config import Config, TrainingConfig
 from raydistill.data.arrays import open_examples, read_split
 from raydistill.execution import Beat, Job, SearchSpace, Trial
@@ -18,11 +19,13 @@ from raydistill.files import read_json, write_json
 from raydistill.losses import distillation_loss
 from raydistill.models import find_output_layer
 from raydistill.run_folder import RunFolder
+from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
 from raydistill.stages.networks import build_student, network_seed, train_once
 from raydistill.stages.teacher import open_targets
 from raydistill.targets import SoftTargets
-from raydistill.training import Batch, Batches, Loss, Progress, choose_device, score_labels, shuffle_rows, train_model
+from raydistill.training import Loss, Progress, train_model
+from raydistill.workers import choose_device
 
 STUDENT = "student"
 CONTROLS = ("labels_only", "generalist_targets")

@@ -18,7 +18,7 @@ from raydistill.stages.groups import read_group, read_members
 from raydistill.stages.networks import build_generalist, load_weights
 from raydistill.targets import SoftTargets, TargetsWriter, measure_kl_lost
 from raydistill.teacher import Ensemble, TeacherOutput
-from raydistill.training import choose_device
+from raydistill.workers import choose_device
 
 BLOCK_BYTES = 2**28  # of float32 log-probabilities in memory at once
 REPORTED_TEMPERATURES = (1.0, 2.0, 5.0, 20.0)

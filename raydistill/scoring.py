@@ -1,0 +1,64 @@
+"""Predictions of a network for many rows, and what validation says of them.
+
+Comes in: a model, mapped examples, rows. Goes out: logits (N, K), or a `Score`; workers share the rows of a validation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from raydistill.data.arrays import Examples
+from raydistill.workers import choose_device, device_of, worker_rank
+
+PREDICT_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Score:
+    """What validation says: loss in nats (lower is better), accuracy from 0 to 1."""
+
+    loss: float
+    accuracy: float
+
+
+Validate = Callable[[nn.Module], Score]
+
+
+def predict_logits(model: nn.Module, x: Tensor, rows: Tensor | None = None, batch_size: int = PREDICT_BATCH) -> Tensor:
+    """Logits of the given rows of x, (N, ...), in evaluation mode, as float32 (N, K) on the CPU."""
+    training, device = model.training, device_of(model)
+    model.eval()
+    rows = torch.arange(len(x)) if rows is None else rows
+    with torch.inference_mode():
+        parts = [model(x[part].to(device)).float().cpu() for part in rows.split(batch_size)]
+    model.train(training)
+    return torch.cat(parts)
+
+
+def score_labels(examples: Examples, rows: Tensor) -> Validate:
+    """Validation by cross-entropy and accuracy on the given rows; workers share the rows."""
+
+    def validate(model: nn.Module) -> Score:
+        rank, world = worker_rank()
+        mine = rows[rank::world]
+        logits = predict_logits(model, examples.x, mine)
+        labels = examples.y[mine]
+        return share_score(cross_entropy(logits, labels, reduction="none"), logits.argmax(1) == labels)
+
+    return validate
+
+
+def share_score(losses: Tensor, correct: Tensor) -> Score:
+    """Mean loss and accuracy over the rows of all workers. losses, correct: (N,) of this worker."""
+    sums = torch.tensor([float(losses.double().sum()), float(correct.sum()), float(len(losses))], dtype=torch.float64)
+    if worker_rank()[1] > 1:
+        sums = sums.to(choose_device() if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(sums)
+    total_loss, total_correct, count = sums.tolist()
+    return Score(total_loss / count, total_correct / count)

@@ -1,0 +1,43 @@
+"""Predictions and validation: the formula, in any batches, without a trace on the model."""
+
+import pytest
+import torch
+from builders import make_examples
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from raydistill.scoring import predict_logits, score_labels
+
+EXAMPLES = make_examples()
+HELD_OUT = torch.arange(300, 400)
+
+
+def make_model():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 5))
+
+
+def test_prediction_restores_the_mode_and_moves_no_statistics():
+    """Student left in evaluation mode, teacher left in training mode: known defects elsewhere."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.BatchNorm1d(5))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    predict_logits(model.train(), EXAMPLES.x)
+    assert model.training
+    predict_logits(model.eval(), EXAMPLES.x)
+    assert not model.training
+    for name, tensor in before.items():
+        assert torch.equal(tensor, model.state_dict()[name])
+
+
+def test_prediction_is_the_same_in_any_batches():
+    model = make_model()
+    rows = torch.tensor([5, 3, 399])
+    torch.testing.assert_close(predict_logits(model, EXAMPLES.x, rows, 2), model(EXAMPLES.x[rows]))
+
+
+def test_labels_score_is_mean_cross_entropy():
+    model = make_model()
+    score = score_labels(EXAMPLES, HELD_OUT)(model)
+    logits, labels = model(EXAMPLES.x[HELD_OUT]).detach(), EXAMPLES.y[HELD_OUT]
+    assert score.loss == pytest.approx(float(cross_entropy(logits, labels)), rel=1e-5)
+    assert score.accuracy == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
