@@ -74,7 +74,7 @@ class Batches:
 def choose_batch_size(rows: int) -> int:
     """Examples in a step for a pass over so many: a power of two that leaves 32 steps or more, from 16 to 256."""
     most = max(1, rows // FEWEST_STEPS)
-    return min(max(2 ** (most.bit_length() - 1), SMALLEST_BATCH), LARGEST_BATCH)
+    return min(max(1 << (most.bit_length() - 1), SMALLEST_BATCH), LARGEST_BATCH)
 
 
 def shuffle_rows(rows: Tensor) -> Sampler:

@@ -46,10 +46,10 @@ class GlyphsConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How one network is trained."""
+    """How one network is trained. Its learning rate rises for a twentieth of the steps, then falls along a cosine."""
 
-    epochs: int = Field(20, ge=1)
-    """passes over the training rows, at most; the learning rate falls along a cosine over all of them"""
+    epochs: int | None = Field(None, ge=1)
+    """passes over the training rows, at most; left out: as many as take 12,000 steps, from 8 to 60"""
     batch_size: int | None = Field(None, ge=1)
     """examples in a step, over all workers together; left out: 256, or fewer so that a pass has at least 32 steps"""
     learning_rate: float = Field(2e-3, gt=0)
@@ -93,8 +93,8 @@ class SpecialistsConfig(TrainingConfig):
 
     groups: int | None = Field(None, ge=2)
     """number of specialists; left out: 0.7 times the square root of the number of classes"""
-    epochs: int = Field(8, ge=1)
-    """passes over a group's examples (with as many others), at most"""
+    epochs: int | None = Field(None, ge=1)
+    """passes over a group's examples and as many others, at most; left out: a third of the generalist's, at least 3"""
     learning_rate: float = Field(1e-3, gt=0)
     """peak learning rate of AdamW"""
     patience: int = Field(8, ge=1)
@@ -126,8 +126,8 @@ class SearchConfig(Section):
 
     trials: int = Field(8, ge=1)
     """pairs of temperature and label weight to try"""
-    epochs: int = Field(4, ge=1)
-    """passes of a trial over the training rows, at most"""
+    epochs: int | None = Field(None, ge=1)
+    """passes of a trial over the training rows, at most; left out: a quarter of the student's, at least 2"""
     grace_epochs: int = Field(1, ge=1)
     """passes before a trial may be stopped"""
     reduction_factor: int = Field(2, ge=2)
@@ -155,6 +155,8 @@ class SearchConfig(Section):
 class StudentConfig(TrainingConfig):
     """The one network that ships."""
 
+    epochs: int | None = Field(None, ge=1)
+    """passes over the training rows; left out: one and a half times the generalist's"""
     model: str | None = None
     """as generalist.model; left out: the generalist's own architecture"""
     options: dict[str, Any] = Field(default_factory=dict)

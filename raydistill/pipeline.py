@@ -48,7 +48,7 @@ PIPELINE = (
     Stage(
         "specialists",
         ("data", "splits", "generalist", "groups"),
-        lambda config: [config.specialists, config.seed],
+        lambda config: [config.specialists, _default_passes(config), config.seed],
         run_specialists,
     ),
     Stage(
@@ -66,13 +66,13 @@ PIPELINE = (
     Stage(
         "search",
         ("data", "splits", "targets"),
-        lambda config: [config.search, config.student, _student_model(config), config.seed],
+        lambda config: [config.search, config.student, _student_model(config), _default_passes(config), config.seed],
         run_search,
     ),
     Stage(
         "student",
         ("data", "splits", "targets", "search"),
-        lambda config: [config.student, _student_model(config), config.seed],
+        lambda config: [config.student, _student_model(config), _default_passes(config), config.seed],
         run_students,
     ),
     Stage(
@@ -142,6 +142,11 @@ def to_json(value: Any) -> Any:
     if isinstance(value, list):
         return [to_json(item) for item in value]
     return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+
+
+def _default_passes(config: Config) -> Any:
+    """What the passes of specialists, trials and students follow from, where they are left out."""
+    return [config.generalist.epochs, config.generalist.batch_size]
 
 
 def _student_model(config: Config) -> Any:

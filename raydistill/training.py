@@ -48,6 +48,7 @@ def train_model(
     loss: Loss,
     settings: TrainingConfig,
     *,
+    epochs: int,
     validate: Validate,
     patience: int | None = None,
     checkpoint: Path | None = None,
@@ -55,6 +56,7 @@ def train_model(
 ) -> Progress:
     """Train in place; with `patience`, stop early and end with the best epoch's weights (epoch 0 is the start).
 
+    epochs: passes over the batches, at most; the learning rate is planned over all of them.
     patience: epochs without improvement of the validation loss, or None to train in full and keep the last weights.
     checkpoint: file to resume from and to write an epoch; None for none.
     Raises FloatingPointError if the loss is not finite.
@@ -67,18 +69,18 @@ def train_model(
     if checkpoint is not None and checkpoint.exists():
         progress, best = _restore(checkpoint, model, optimizer)
         for past in progress.history:  # whoever listens hears the whole story again
-            beat({**past, "epochs": settings.epochs, "fraction": past["epoch"] / settings.epochs})
+            beat({**past, "epochs": epochs, "fraction": past["epoch"] / epochs})
     elif patience is not None:
         progress.best_loss = validate(model).loss
-    while progress.epoch < settings.epochs and not _is_stale(progress, patience):
-        train_loss = _train_epoch(model, batches, loss, optimizer, settings, progress.epoch, beat)
+    while progress.epoch < epochs and not _is_stale(progress, patience):
+        train_loss = _train_epoch(model, batches, loss, optimizer, settings, progress.epoch, epochs, beat)
         score = validate(model)
         _record(progress, train_loss, score)
         if patience is not None and progress.best_epoch == progress.epoch:
             best = copy_weights(model)
         if checkpoint is not None and worker_rank()[0] == 0:
             _save(checkpoint, model, best if patience is not None else {}, optimizer, progress)
-        beat({**progress.history[-1], "epochs": settings.epochs, "fraction": progress.epoch / settings.epochs})
+        beat({**progress.history[-1], "epochs": epochs, "fraction": progress.epoch / epochs})
     if patience is not None:
         model.load_state_dict(best)
     return progress
@@ -104,6 +106,7 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     settings: TrainingConfig,
     epoch: int,
+    epochs: int,
     beat: Beat,
 ) -> float:
     model.train()
@@ -112,7 +115,7 @@ def _train_epoch(
     total, next_beat = torch.zeros((), device=device_of(model)), time.monotonic() + BEAT_SECONDS
     for step, batch in enumerate(batches.iterate(epoch)):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(epoch * steps + step, settings.epochs * steps, settings.learning_rate)
+            group["lr"] = learning_rate_at(epoch * steps + step, epochs * steps, settings.learning_rate)
         value = loss(model(batch.inputs), batch).mean()
         optimizer.zero_grad(set_to_none=True)
         value.backward()
@@ -120,7 +123,7 @@ def _train_epoch(
         total += value.detach()
         if time.monotonic() >= next_beat:
             next_beat = time.monotonic() + BEAT_SECONDS
-            beat({"epoch": epoch, "epochs": settings.epochs, "fraction": (epoch + step / steps) / settings.epochs})
+            beat({"epoch": epoch, "epochs": epochs, "fraction": (epoch + step / steps) / epochs})
     mean = float(total) / steps
     if not math.isfinite(mean):
         raise FloatingPointError(

@@ -32,6 +32,7 @@ def train(model, checkpoint=None, beat=lambda progress: None, patience=None, val
         batches,
         lambda logits, batch: cross_entropy(logits, batch.labels, reduction="none"),
         given,
+        epochs=given.epochs,
         validate=validate or score_labels(EXAMPLES, HELD_OUT),
         patience=patience,
         checkpoint=checkpoint,

@@ -15,7 +15,7 @@ from raydistill.files import write_json
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
-from raydistill.stages.networks import build_generalist, network_seed, train_once
+from raydistill.stages.networks import build_generalist, count_passes, network_seed, train_once
 from raydistill.training import Progress, train_model
 from raydistill.workers import choose_device, share_model, unwrap
 
@@ -48,6 +48,7 @@ def train_generalist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
             batches,
             lambda logits, batch: cross_entropy(logits, batch.labels, reduction="none"),
             settings,
+            epochs=count_passes(run, config, "generalist"),
             validate=score_labels(examples, read_split(run, "confuse")),
             patience=settings.patience,
             checkpoint=checkpoint,

@@ -9,25 +9,44 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
-from raydistill.batches import mix_seed
+from raydistill.batches import choose_batch_size, mix_seed
 from raydistill.config import Config
-from raydistill.data.arrays import Examples, read_normalisation
+from raydistill.data.arrays import Examples, read_normalisation, read_split
 from raydistill.files import hash_file, read_json, read_tensors, write_json, write_tensors
 from raydistill.models import build_model
 from raydistill.run_folder import RunFolder
 from raydistill.training import Progress, copy_weights
 from raydistill.workers import worker_rank
 
+Role = Literal["generalist", "specialist", "student", "trial"]
 SEEDS = {"generalist": 1, "specialist": 2, "student": 3}
+DEFAULT_STEPS, FEWEST_PASSES, MOST_PASSES = 12_000, 8, 60  # of a generalist whose epochs are left out
+DEFAULT_SHARES = {"generalist": (1.0, 1), "specialist": (1 / 3, 3), "student": (1.5, 1), "trial": (0.375, 2)}
+"""Passes of each role as a share of the generalist's, and the fewest."""
 
 
 def network_seed(config: Config, role: str, index: int = 0) -> int:
     """Seed of one network's weights and batches."""
     return mix_seed(config.seed, SEEDS[role], index)
+
+
+def count_passes(run: RunFolder, config: Config, role: Role) -> int:
+    """Passes of a training: as set, or so many that the generalist takes DEFAULT_STEPS, and the others their share."""
+    settings = {"generalist": config.generalist, "specialist": config.specialists, "student": config.student}
+    given = config.search.epochs if role == "trial" else settings[role].epochs
+    if given is not None:
+        return given
+    rows = len(read_split(run, "fit"))
+    steps = rows / (config.generalist.batch_size or choose_batch_size(rows))
+    passes = config.generalist.epochs or min(max(round(DEFAULT_STEPS / steps), FEWEST_PASSES), MOST_PASSES)
+    if role == "trial" and config.student.epochs is not None:
+        return max(2, round(config.student.epochs / 4))
+    share, fewest = DEFAULT_SHARES[role]
+    return max(fewest, round(share * passes))
 
 
 def build_generalist(run: RunFolder, config: Config, examples: Examples) -> nn.Module:

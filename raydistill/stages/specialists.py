@@ -22,7 +22,7 @@ from raydistill.specialists import (
 )
 from raydistill.stages.context import Context
 from raydistill.stages.groups import read_group
-from raydistill.stages.networks import build_generalist, load_weights, network_seed, train_once
+from raydistill.stages.networks import build_generalist, count_passes, load_weights, network_seed, train_once
 from raydistill.training import Progress, train_model
 from raydistill.workers import choose_device
 
@@ -66,6 +66,7 @@ def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
             Batches(examples, sampler, settings.batch_size, settings.shift, seed, device),
             enriched_loss(group, shift),
             settings,
+            epochs=count_passes(run, config, "specialist"),
             validate=score_enriched(examples, held_out(torch.Generator().manual_seed(mix_seed(seed, 1))), group, shift),
             patience=settings.patience,
             checkpoint=checkpoint,

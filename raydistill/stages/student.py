@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from raydistill.batches import Batch, Batches, shuffle_rows
-from raydistill.config import Config, TrainingConfig
+from raydistill.config import Config
 from raydistill.data.arrays import open_examples, read_split
 from raydistill.execution import Beat, Job, SearchSpace, Trial
 from raydistill.files import read_json, write_json
@@ -21,7 +21,7 @@ from raydistill.models import find_output_layer
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
-from raydistill.stages.networks import build_student, network_seed, train_once
+from raydistill.stages.networks import Role, build_student, count_passes, network_seed, train_once
 from raydistill.stages.teacher import open_targets
 from raydistill.targets import SoftTargets
 from raydistill.training import Loss, Progress, train_model
@@ -34,7 +34,7 @@ CONTROLS = ("labels_only", "generalist_targets")
 def run_search(context: Context) -> None:
     """Try pairs of temperature and label weight on a short training; write search.json with all trials and the best."""
     run, config = context.run, context.config
-    settings = config.search
+    settings, epochs = config.search, count_passes(run, config, "trial")
     model = build_student(run, config, context.examples)
     space = SearchSpace(
         settings.temperature or temperature_range(model, context.examples.classes), settings.label_weight
@@ -44,8 +44,8 @@ def run_search(context: Context) -> None:
         {"run_dir": str(run.path)},
         space,
         trials=settings.trials,
-        epochs=settings.epochs,
-        grace_epochs=settings.grace_epochs,
+        epochs=epochs,
+        grace_epochs=min(settings.grace_epochs, epochs),
         reduction_factor=settings.reduction_factor,
         seed=config.seed,
         on_event=context.display.on_event,
@@ -87,9 +87,8 @@ def train_trial(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     config = run.read_config()
     temperature, label_weight = float(arguments["temperature"]), float(arguments["label_weight"])
     folder = run.stage_folder("search") / "trials" / f"{temperature!r}_{label_weight!r}"
-    settings = config.student.model_copy(update={"epochs": config.search.epochs})
     loss = soft_loss(run, "ensemble", temperature, label_weight)
-    progress = train_student_network(run, config, settings, loss, folder / "checkpoint.safetensors", beat)[1]
+    progress = train_student_network(run, config, "trial", loss, folder / "checkpoint.safetensors", beat)[1]
     return {"values": [record["value"] for record in progress.history]}
 
 
@@ -116,17 +115,17 @@ def train_student(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
         loss = soft_loss(run, teacher, arguments["temperature"], arguments["label_weight"])
 
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
-        return train_student_network(run, config, config.student, loss, checkpoint, beat)
+        return train_student_network(run, config, "student", loss, checkpoint, beat)
 
     record = train_once(run.student_folder(name), train)
     return {"epochs": len(record["history"])}
 
 
 def train_student_network(
-    run: RunFolder, config: Config, settings: TrainingConfig, loss: Loss, checkpoint: Path, beat: Beat
+    run: RunFolder, config: Config, role: Role, loss: Loss, checkpoint: Path, beat: Beat
 ) -> tuple[nn.Module, Progress]:
     """Train a fresh student on the fit rows with the given loss; accuracy on the tune split is only watched."""
-    examples, device = open_examples(run), choose_device()
+    examples, settings, device = open_examples(run), config.student, choose_device()
     model = build_student(run, config, examples).to(device)
     batches = Batches(
         examples,
@@ -136,8 +135,17 @@ def train_student_network(
         network_seed(config, "student"),
         device,
     )
-    validate = score_labels(examples, read_split(run, "tune"))
-    return model, train_model(model, batches, loss, settings, validate=validate, checkpoint=checkpoint, beat=beat)
+    progress = train_model(
+        model,
+        batches,
+        loss,
+        settings,
+        epochs=count_passes(run, config, role),
+        validate=score_labels(examples, read_split(run, "tune")),
+        checkpoint=checkpoint,
+        beat=beat,
+    )
+    return model, progress
 
 
 def label_loss(logits: Tensor, batch: Batch) -> Tensor:

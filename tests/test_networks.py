@@ -1,0 +1,39 @@
+"""Trained networks on disk, and how long they train where the user does not say."""
+
+import numpy as np
+import pytest
+from builders import quick_config
+
+from raydistill.files import write_array
+from raydistill.run_folder import RunFolder
+from raydistill.stages.networks import count_passes
+
+UNSET = {"epochs": None}
+ROLES = ("generalist", "specialist", "student", "trial")
+
+
+def passes(folder, rows, **changes):
+    settings = {name: {**UNSET, **changes.get(name, {})} for name in ("generalist", "specialists", "student", "search")}
+    run = RunFolder(folder)
+    write_array(run.stage_folder("splits") / "fit.npy", np.arange(rows))
+    return [count_passes(run, quick_config(folder, **settings), role) for role in ROLES]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (1_078, [60, 20, 90, 22]),  # 33 steps a pass
+        (76_800, [40, 13, 60, 15]),  # 300 steps a pass
+        (384_000, [8, 3, 12, 3]),  # 1500
+        (100_000_000, [8, 3, 12, 3]),
+    ],
+)
+def test_passes_by_the_number_of_rows(tmp_path, rows, expected):
+    assert passes(tmp_path, rows) == expected
+
+
+def test_passes_that_are_given_are_kept_and_others_follow(tmp_path):
+    assert passes(tmp_path, 1_078, generalist={"epochs": 4}) == [4, 3, 6, 2]
+    assert passes(tmp_path, 1_078, generalist={"batch_size": 2}) == [22, 7, 33, 8]
+    assert passes(tmp_path, 1_078, specialists={"epochs": 1}, search={"epochs": 1}) == [60, 1, 90, 1]
+    assert passes(tmp_path, 1_078, student={"epochs": 10}) == [60, 20, 10, 2]
