@@ -1,10 +1,10 @@
 """What the pool costs a job beyond the job's own work: `python -m benchmarks.pool --jobs 24`.
 
-Two pools of 8 and of 8 + N jobs of the same fixed work (a Python loop of about a second) run in one Ray session, after a
-first pool that warms the file cache. CPU-seconds are the user and system time of this process and of every descendant
-(GCS, raylet, agents, controller, queue, workers), read from /proc by psutil every 0.2 s; the last reading of a process that
-has ended counts (so up to 0.2 s of each ended process's life are missed, the same in both pools). A job's own CPU-seconds
-are what its function measured (process_time). Per job, over its own work:
+Two pools of 8 and of 8 + N jobs of the same fixed work (a Python loop of about a second) run in one Ray session, after
+a first pool that warms the file cache. CPU-seconds are the user and system time of this process and of every descendant
+(GCS, raylet, agents, controller, queue, workers), read from /proc by psutil every 0.2 s; the last reading of a process
+that has ended counts (so up to 0.2 s of each ended process's life are missed, the same in both pools). A job's own
+CPU-seconds are what its function measured (process_time). Per job, over its own work:
 
     marginal CPU  = ((cpu of 8 + N) - (cpu of 8) - difference of the jobs' own CPU-seconds) / N
     marginal wall = ((wall of 8 + N) - (wall of 8) - difference of the jobs' own seconds / slots) / N
@@ -138,10 +138,12 @@ def main() -> None:
     meter.stop()
     for cost in costs:
         print(
-            f"{cost.jobs:>4} jobs: {cost.wall:7.2f} s wall, {cost.cpu:7.2f} CPU-s, of which jobs' own {cost.own_cpu:7.2f}"
+            f"{cost.jobs:>4} jobs: {cost.wall:7.2f} s wall, {cost.cpu:7.2f} CPU-s,"
+            f" of which jobs' own {cost.own_cpu:7.2f}"
         )
     for name, value in summary.items():
         print(f"{name:>22}: {value:.3f}")
+    print(f"marginal CPU-seconds per specialist (all but training): {summary['marginal_cpu_per_job']:.3f}")
     if options.json:
         options.json.write_text(json.dumps({"summary": summary, "pools": [asdict(cost) for cost in costs]}, indent=1))
 

@@ -2,8 +2,8 @@
 
     ray job submit --working-dir . -- python jobs/run.py --config configs/glyphs.yaml
 
-A relative run_dir is taken from RAYDISTILL_HOME, or from ~/raydistill: the working directory of a job is a copy that goes
-with the job, and a run must be found again by the next one. On a cluster of several machines give a shared folder.
+A relative run_dir is taken from RAYDISTILL_HOME, or from ~/raydistill: the working directory of a job is a copy that
+goes with the job, and a run must be found again by the next one. On several machines give a shared folder.
 """
 
 from __future__ import annotations

@@ -26,11 +26,11 @@ class Section(BaseModel):
 class SplitsConfig(Section):
     """Which share of the examples serves which purpose."""
 
-    confuse: float = Field(0.12, gt=0, lt=0.5)
+    confuse: float = Field(0.1, gt=0, lt=0.5)
     """share of the training examples that measures confusions and stops training early"""
-    tune: float = Field(0.12, gt=0, lt=0.5)
+    tune: float = Field(0.1, gt=0, lt=0.5)
     """share of the training examples that the search and the choice of student look at"""
-    test: float = Field(0.16, gt=0, lt=0.5)
+    test: float = Field(0.12, gt=0, lt=0.5)
     """share held out for the report, where the data bring no test set of their own"""
     keep_apart: str | None = None
     """name of an array of the data file; examples with the same value stay in one split (typeface, patient, ...)"""
@@ -49,10 +49,10 @@ class TrainingConfig(Section):
     """How one network is trained. Its learning rate rises for a twentieth of the steps, then falls along a cosine."""
 
     epochs: int | None = Field(None, ge=1)
-    """passes over the training rows, at most; left out: as many as take 12,000 steps, from 8 to 60"""
+    """passes over the training rows, at most; left out: as many as take 15,000 steps, from 8 to 40"""
     batch_size: int | None = Field(None, ge=1)
     """examples in a step, over all workers together; left out: 256, or fewer so that a pass has at least 32 steps"""
-    learning_rate: float = Field(2e-3, gt=0)
+    learning_rate: float = Field(3e-3, gt=0)
     """peak learning rate of AdamW"""
     weight_decay: float = Field(1e-4, ge=0)
     """decoupled weight decay of AdamW"""
@@ -156,7 +156,7 @@ class StudentConfig(TrainingConfig):
     """The one network that ships."""
 
     epochs: int | None = Field(None, ge=1)
-    """passes over the training rows; left out: one and a half times the generalist's"""
+    """passes over the training rows; left out: four thirds of the generalist's"""
     model: str | None = None
     """as generalist.model; left out: the generalist's own architecture"""
     options: dict[str, Any] = Field(default_factory=dict)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 Beat = Callable[[dict[str, Any]], None]
-"""Progress such as {"epoch": 2, "epochs": 8, "fraction": 0.25}; "epoch" counts completed ones. Raises LeaseLost, StopTrial."""
+"""Progress, {"epoch": 2, "epochs": 8, "fraction": 0.25}; "epoch" counts completed ones. Raises LeaseLost, StopTrial."""
 JobFunction = Callable[[dict[str, Any], Beat], dict[str, Any]]
 """(arguments, beat) -> result, both JSON."""
 Item = TypeVar("Item")
@@ -127,9 +127,9 @@ class Executor(Protocol):
     ) -> list[Trial]:
         """Try pairs from the space, stopping poor ones from grace_epochs on; trials in the order of their proposal.
 
-        The function gets {**arguments, "temperature": …, "label_weight": …} and beats {"epoch", "epochs", "value"} at the
-        end of each epoch. The same seed proposes the same pairs: always up to TPE's 10 random ones; after those, proposals
-        follow from the results and the order in which trials ended, so that only slots == 1 repeats them exactly.
+        The function gets {**arguments, "temperature": …, "label_weight": …} and beats {"epoch", "epochs", "value"} at
+        the end of each epoch. The same seed proposes the same pairs: always up to TPE's 10 random ones; after those,
+        proposals follow from the results and the order in which trials ended, so that only slots == 1 repeats them.
         Raises JobFailed if a trial fails.
         """
 

@@ -71,7 +71,7 @@ class InProcess:
         seed: int,
         on_event: Callable[[JobEvent], None],
     ) -> list[Trial]:
-        """Search with Optuna itself: the same proposals as on Ray, successive halving in place of its asynchronous form."""
+        """Search with Optuna itself: the same proposals as on Ray, and successive halving."""
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             direction="maximize",

@@ -2,11 +2,12 @@
 
     waiting ──claim──► running ──finish──► done
        ▲                  │
-       └── failed, silent for a lease, or its worker replaced ──► failed, after max_attempts in a row without a new epoch
+       └── failed, silent for a lease, or its worker replaced ──► failed, after max_attempts without a new epoch
 
-Jobs are idempotent: they resume from their own folders and write whole files. So the first finish counts, whoever it comes
-from, even from a worker that lost its lease; a second one is refused. Progress resets the count of attempts, because a
-cluster whose nodes come and go may interrupt a long job many times, and a job that kills its worker makes no progress.
+Jobs are idempotent: they resume from their own folders and write whole files. So the first finish counts, whoever it
+comes from, even from a worker that lost its lease; a second one is refused. Progress resets the count of attempts,
+because a cluster whose nodes come and go may interrupt a long job many times, and a job that kills its worker makes
+no progress.
 """
 
 from __future__ import annotations
@@ -64,9 +65,10 @@ class WorkQueue:
         self._entries = {job.name: Entry(job) for job in sorted(jobs, key=lambda job: -job.cost)}
         self._worker_of_rank: dict[int, str] = {}
         self._version = 0
+        self._closed = False
 
     def enlist(self, worker: str, rank: int, world: int) -> None:
-        """A worker begins as one of `world`. It replaces the earlier one of its rank, and ranks beyond `world` are gone."""
+        """A worker begins as one of `world`. It replaces the earlier one of its rank; ranks beyond `world` are gone."""
         gone = {old for place, old in self._worker_of_rank.items() if place == rank or place >= world} - {worker}
         for entry in self._entries.values():
             if entry.state == "running" and entry.worker in gone:
@@ -76,6 +78,8 @@ class WorkQueue:
 
     def claim(self, worker: str, now: float) -> Claim:
         """Give the longest waiting job; a worker that has one already gets it again (its answer may have been lost)."""
+        if self._closed:
+            return Claim(None, 0, True)
         self.expire(now)
         entries = self._entries.values()
         held = (entry for entry in entries if entry.state == "running" and entry.worker == worker)
@@ -94,7 +98,7 @@ class WorkQueue:
         """Note progress and prolong the lease. False: the worker has lost it."""
         self.expire(now)
         entry = self._entries[job]
-        if entry.state != "running" or entry.worker != worker:
+        if self._closed or entry.state != "running" or entry.worker != worker:
             return False
         entry.deadline, entry.progress = now + self._lease_seconds, progress
         epoch = int(progress.get("epoch", 0))
@@ -123,6 +127,10 @@ class WorkQueue:
         for entry in self._entries.values():
             if entry.state == "running" and now > entry.deadline:
                 self._give_back(entry, f"no progress for {self._lease_seconds:g} s on {entry.worker}", "")
+
+    def close(self) -> None:
+        """Give no job any more, and take all back at their next beat."""
+        self._closed = True
 
     def is_drained(self) -> bool:
         """Whether every job is done or failed."""

@@ -35,7 +35,7 @@ class Normalise(nn.Module):
 
 
 def mlp(
-    input_shape: tuple[int, ...], classes: int, *, hidden: Sequence[int] = (256, 256), dropout: float = 0.0
+    input_shape: tuple[int, ...], classes: int, *, hidden: Sequence[int] = (96,), dropout: float = 0.0
 ) -> nn.Module:
     """Fully connected ReLU layers of the given widths; `dropout` after each."""
     layers: list[nn.Module] = [nn.Flatten()]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from raydistill.execution import Job, JobOutcome
-from raydistill.leases import WorkQueue
+from raydistill.leases import Claim, WorkQueue
 
 
 def make_queue(*names: str, max_attempts: int = 3) -> WorkQueue:
@@ -153,6 +153,16 @@ def test_changes_are_news_only() -> None:
     version, events = queue.changes(version)
     assert [(event.job, event.state, event.progress) for event in events] == [("x", "running", {"epoch": 1})]
     assert queue.changes(version)[1] == []
+
+
+def test_a_closed_queue_gives_nothing_and_takes_all_back() -> None:
+    queue = make_queue("x", "y")
+    queue.claim("a", 0)
+    queue.close()
+    assert not queue.beat("a", "x", {"epoch": 1}, 1)
+    assert queue.claim("b", 1) == Claim(None, 0, drained=True)
+    assert queue.finish("x", outcome_of("x", "a"))  # whole files are never wasted
+    assert queue.unfinished() == ["y"]
 
 
 def test_unfinished_names_what_is_neither_done_nor_failed() -> None:

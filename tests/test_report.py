@@ -215,7 +215,7 @@ def test_report_has_what_readers_rely_on(report):
         "examples": 1797,
         "classes": 10,
         "shape": [8, 8],
-        "splits": {"fit": 1078, "confuse": 216, "tune": 216, "test": 287},
+        "splits": {"fit": 1223, "confuse": 179, "tune": 179, "test": 216},
         "seed": 0,
     }
     for model in (report["generalist"], report["ensemble"], report["student"], *report["controls"].values()):
@@ -227,7 +227,7 @@ def test_report_has_what_readers_rely_on(report):
     assert 0 <= report["student"]["label_weight"] <= 0.5
     assert [stage["name"] for stage in report["stages"]] == list(STAGES)
     assert not any(stage["skipped"] for stage in report["stages"])
-    assert sum(row["examples"] for row in report["coverage"]) == 287
+    assert sum(row["examples"] for row in report["coverage"]) == 216
     assert len(report["groups"]) == report["ensemble"]["specialists"] == 3
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 
 from raydistill.execution import Item, Job, JobEvent, JobOutcome, SearchSpace, Trial, Value
+from raydistill.in_process import InProcess
 from raydistill.on_ray.pool import PoolOptions, run_pool
 from raydistill.on_ray.session import count_slots, start_ray
 
@@ -32,18 +33,19 @@ class RayExecutor:
         gpus_per_job: float = 0,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        """Start or join Ray. scratch: folder that all nodes share. Raises ConfigError if the cluster cannot be joined."""
+        """Start or join Ray. scratch: folder that all nodes share. Raises ConfigError if it cannot be joined."""
         self._session = start_ray(address, verbose)
         self._verbose = verbose
-        self.slots = count_slots(cpus_per_job, gpus_per_job)
         whole = float(cpus_per_job).is_integer() and float(gpus_per_job).is_integer()
+        elastic = self._session.joined and whole  # Ray counts fractional workers wrongly
+        self.slots = count_slots(cpus_per_job, gpus_per_job, grown=elastic)
         self._options = PoolOptions(
             scratch=Path(scratch).expanduser().absolute(),
             slots=self.slots,
             cpus_per_job=cpus_per_job,
             gpus_per_job=gpus_per_job,
             lease_seconds=lease_seconds,
-            elastic=self._session.joined and whole,  # Ray counts fractional workers wrongly
+            elastic=elastic,
         )
 
     def map(
@@ -99,12 +101,14 @@ class RayExecutor:
         )
 
     def train(self, job: Job, workers: int, on_event: Callable[[JobEvent], None]) -> JobOutcome:
-        """Train with several workers; a single one is a pool of one job."""
-        from raydistill.on_ray.trainers import train_together
+        """Train with several workers; a single one in the pool, or in this process if the cluster is this machine."""
+        if workers > 1:
+            from raydistill.on_ray.trainers import train_together
 
-        if workers == 1:
+            return train_together(job, workers, self._options, on_event)
+        if self._session.joined:
             return self.run_jobs([job], on_event)[0]
-        return train_together(job, workers, self._options, on_event)
+        return InProcess().train(job, 1, on_event)  # all cores, and no Ray Train run to start
 
     def close(self) -> None:
         """Leave the cluster, or end the private one."""

@@ -8,6 +8,7 @@ One run for all jobs, because a run of its own costs each job 20 CPU-seconds and
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import uuid
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayError
+from ray.train import FailureConfig, RunConfig
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raydistill.execution import Job, JobEvent, JobFailed, JobOutcome
@@ -27,6 +30,7 @@ from raydistill.on_ray.queue import MAX_ATTEMPTS, start_queue
 from raydistill.on_ray.worker import work
 
 POLL_SECONDS = 0.5
+END_SECONDS = 15.0  # workers that are just starting take 10 s to find that the queue is closed
 RESIZE_SECONDS = 300.0
 
 
@@ -43,7 +47,7 @@ class PoolOptions:
 
 
 class IndependentWorkers(Backend):
-    """No process group, and each worker sees its own GPUs alone; Ray Train replaces a dead worker without the others."""
+    """No process group, each worker sees its own GPUs alone; Ray Train replaces a dead worker without the others."""
 
     has_replica_groups = True
 
@@ -130,24 +134,37 @@ def worker_resources(cpus: float, gpus: float) -> dict[str, float]:
 def follow(fit: Callable[[], Any], queue: Any, on_event: Callable[[JobEvent], None]) -> Exception | None:
     """Run `fit` in a thread and emit the queue's news from this one. Returns what `fit` raised.
 
-    A thread, because Ctrl-C must reach us: in the main thread Ray Train replaces Python's handler and never gives it back.
+    A thread, because Ctrl-C must reach us: in the main thread Ray Train replaces Python's handler for good. The thread
+    must end before Ray does, or Ray ends this process without a word. And an event tells its end, because Python 3.11
+    takes a thread for ended when Ctrl-C interrupts its join() (bpo-45274).
     """
     errors: list[Exception] = []
+    ended = threading.Event()
 
     def run() -> None:
         try:
             fit()
         except Exception as error:
             errors.append(error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    version = 0
-    while True:
-        thread.join(POLL_SECONDS)
-        ended = not thread.is_alive()
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        emit_events(ended, queue, on_event)
+    except BaseException:
+        with contextlib.suppress(RayError):  # the signal may have ended Ray as well
+            ray.get(queue.close.remote())
+            ended.wait(END_SECONDS)
+        raise
+    return errors[0] if errors else None
+
+
+def emit_events(ended: threading.Event, queue: Any, on_event: Callable[[JobEvent], None]) -> None:
+    """Emit the queue's news until the run has ended, and the last ones after that."""
+    version, last = 0, False
+    while not last:
+        last = ended.wait(POLL_SECONDS)
         version, events = ray.get(queue.changes.remote(version))
         for event in events:
             on_event(event)
-        if ended:
-            return errors[0] if errors else None

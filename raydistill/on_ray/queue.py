@@ -43,6 +43,10 @@ class JobQueue:
         """A job raised."""
         self._queue.fail(worker, job, reason, trace)
 
+    def close(self) -> None:
+        """The driver was interrupted: all workers shall end."""
+        self._queue.close()
+
     def changes(self, since: int) -> tuple[int, list[JobEvent]]:
         """News for the driver."""
         self._queue.expire(time.monotonic())

@@ -1,7 +1,7 @@
 """The search by Ray Tune: Optuna proposes, asynchronous successive halving stops, actors are used again.
 
-Trials are plain functions. No state of Tune or Optuna outlives the call: a search that is started again proposes the same
-pairs, and each trial replays from its own folder what it did before.
+Trials are plain functions. No state of Tune or Optuna outlives the call: a search that is started again proposes the
+same pairs, and each trial replays from its own folder what it did before.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import optuna
 from ray import tune
+from ray.exceptions import RayActorError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
@@ -126,65 +128,94 @@ class TuneBeat:
                 raise StopTrial from None
 
 
+@dataclass
+class Record:
+    """What is known of a trial. values: the metric by epoch; worker: host and process of its last epoch."""
+
+    parameters: dict[str, float]
+    values: dict[int, float] = field(default_factory=dict)
+    worker: str = ""
+
+
 class Recorder(tune.Callback):
     """Keeps each trial's values by epoch, and turns Tune's news into JobEvents. Tune calls it in the driver."""
 
     def __init__(self, count: int, epochs: int, on_event: Callable[[JobEvent], None]) -> None:
         self._epochs, self._on_event = epochs, on_event
-        self._index: dict[str, int] = {}
-        self._configs: dict[int, dict[str, float]] = {}
-        self._values: dict[int, dict[int, float]] = {}
-        self._failed: tuple[str, int, str] = ("", 0, "")
+        self._records: dict[int, Record] = {}
+        self._failed: list[Any] = []
         for index in range(count):
             on_event(JobEvent(name_trial(index), "waiting", "", {}))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune stores its callbacks for a restoration that never comes, and a display cannot be pickled."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A process took the trial."""
+        self._tell(trial, "running")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """An epoch ended."""
-        index = self._enter(trials, trial)
-        self._values[index][int(result["epoch"])] = float(result["value"])
-        worker = f"{result.get('hostname', '')}:{result.get('pid', '')}"
-        self._on_event(JobEvent(name_trial(index), "running", worker, self._progress(index)))
+        record = self._find(trial)
+        record.values[int(result["epoch"])] = float(result["value"])
+        record.worker = f"{result.get('hostname', '')}:{result.get('pid', '')}"
+        self._tell(trial, "running")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended, early or not."""
-        index = self._enter(trials, trial)
-        self._on_event(JobEvent(name_trial(index), "done", "", self._progress(index)))
+        self._tell(trial, "done")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed for good."""
-        index = self._enter(trials, trial)
-        error = trial.get_error()
-        cause = getattr(error, "cause", None) or error
-        self._failed = (name_trial(index), trial.num_failures, describe_error(cause) if cause else "no reason given")
-        self._on_event(JobEvent(name_trial(index), "failed", "", self._progress(index)))
+        self._failed.append(trial)
+        self._tell(trial, "failed")
 
     def describe_failure(self) -> JobFailed:
-        """The last failed trial as an error."""
-        return JobFailed(*self._failed)
+        """The failed trials as one error; after Tune has ended, because only then it has stored what they raised."""
+        first, *others = sorted(self._failed, key=place_of)
+        names = tuple(name_trial(place_of(trial)) for trial in others)
+        return JobFailed(
+            name_trial(place_of(first)), first.num_failures, describe_cause(first.get_pickled_error()), names
+        )
 
     def trials(self) -> list[Trial]:
         """All trials, in the order of their proposal."""
         found = []
-        for index in sorted(self._configs):
-            values = tuple(self._values[index][epoch] for epoch in sorted(self._values[index]))
-            found.append(Trial(**self._configs[index], values=values, stopped_early=len(values) < self._epochs))
+        for _, record in sorted(self._records.items()):
+            values = tuple(record.values[epoch] for epoch in sorted(record.values))
+            found.append(Trial(**record.parameters, values=values, stopped_early=len(values) < self._epochs))
         return found
 
-    def _enter(self, trials: list[Any], trial: Any) -> int:
-        if trial.trial_id not in self._index:
-            index = next(place for place, other in enumerate(trials) if other.trial_id == trial.trial_id)
-            self._index[trial.trial_id] = index
-            self._configs[index] = {name: float(trial.config[name]) for name in ("temperature", "label_weight")}
-            self._values[index] = {}
-        return self._index[trial.trial_id]
+    def _find(self, trial: Any) -> Record:
+        names = ("temperature", "label_weight")
+        return self._records.setdefault(place_of(trial), Record({name: float(trial.config[name]) for name in names}))
 
-    def _progress(self, index: int) -> dict[str, Any]:
-        values = self._values[index]
-        epoch = max(values, default=0)
+    def _tell(self, trial: Any, state: Literal["running", "done", "failed"]) -> None:
+        record = self._find(trial)
+        epoch = max(record.values, default=0)
         progress: dict[str, Any] = {"epoch": epoch, "epochs": self._epochs, "fraction": epoch / self._epochs}
-        return {**progress, "value": values[epoch]} if values else progress
+        if record.values:
+            progress["value"] = record.values[epoch]
+        self._on_event(JobEvent(name_trial(place_of(trial)), state, record.worker, progress))
+
+
+def place_of(trial: Any) -> int:
+    """Number of a trial in the order of proposal, from 0.
+
+    Its tag tells, "3_label_weight=…"; its place in Tune's list does not, for a trial that is run again goes to the end.
+    """
+    return int(trial.experiment_tag.partition("_")[0]) - 1
+
+
+def describe_cause(error: Exception | None) -> str:
+    """What a trial's function raised, or that it raised nothing."""
+    if isinstance(error, RayActorError):
+        return "its process died"
+    cause = getattr(error, "cause", None) or error
+    return describe_error(cause) if cause else "no reason given"
 
 
 def name_trial(index: int) -> str:

@@ -5,14 +5,21 @@ Comes in: an address, RAY_ADDRESS, or neither. Goes out: an initialised Ray that
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import secrets
+import signal
+import socket
+import sys
+import threading
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from raydistill.errors import ConfigError
 
@@ -24,46 +31,76 @@ SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # the default of 2 s delays the end of every run
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in every process
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a failed trial's traceback travels with our JobFailed
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the pipeline, not the search alone
 }
-_TOKEN_SOURCES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+TOKEN_SOURCES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+CONNECT_SECONDS = 5.0
+UNLIMITED = 1000  # nodes of a group without a bound
 
 
 @dataclass(frozen=True)
 class RaySession:
-    """An initialised Ray. joined: the cluster is not ours, its nodes may come and go; owned: close() ends our part."""
+    """An initialised Ray.
+
+    joined: the cluster is not ours, its nodes may come and go; owned: close() ends our part; added: the environment
+    variables that the session has set, by name.
+    """
 
     joined: bool
     owned: bool
+    added: tuple[str, ...] = ()
 
     def close(self) -> None:
         """Leave the cluster, or end the private one; one that somebody else initialised stays."""
         if self.owned:
             ray.shutdown()
+        restore_environment(self.added)
 
 
 def start_ray(address: str | None = None, verbose: bool = False, cpus: int | None = None) -> RaySession:
-    """Initialise Ray, unless this process has done so: at `address`, at RAY_ADDRESS, or else on this machine alone.
+    """Initialise Ray, unless this process has done so: at `address`, at RAY_ADDRESS, or else on this machine.
 
-    cpus: of a private cluster; left out: those of the machine. Raises ConfigError if there is no cluster at the address.
+    cpus: of a private cluster; left out: those of the machine. Raises ConfigError if there is no Ray at the address.
     """
+    added = tuple(name for name in (*SETTINGS, *TOKEN_SOURCES) if name not in os.environ)
     prepare_environment(verbose)
     if ray.is_initialized():
-        return RaySession(joined=True, owned=False)
+        return RaySession(joined=True, owned=False, added=added)
     address = address or os.environ.get("RAY_ADDRESS") or None
     level = logging.INFO if verbose else logging.ERROR
     if address is None:
         prepare_token()
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=verbose, logging_level=level)
-        return RaySession(joined=False, owned=True)
+        exit_on_sigterm()
+        return RaySession(joined=False, owned=True, added=added)
     try:
+        check_address(address)
         ray.init(address=address, log_to_driver=verbose, logging_level=level)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (OSError, RuntimeError, ValueError, AuthenticationError) as error:
+        restore_environment(added)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".:")
         raise ConfigError(
             f"cluster.address: no Ray at {address!r} ({reason}); start it, or leave address and RAY_ADDRESS out"
         ) from error
-    return RaySession(joined=True, owned=True)
+    exit_on_sigterm()
+    return RaySession(joined=True, owned=True, added=added)
+
+
+def check_address(address: str) -> None:
+    """Raise OSError at once if nothing listens at host:port; Ray would try 20 times 45 s (read in its source)."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+
+
+def exit_on_sigterm() -> None:
+    """Let SIGTERM (`ray job stop`, Kubernetes) raise SystemExit.
+
+    Ray asks for the same, but its C++ part then prints a stack trace, and aborts the process after 3 s (measured).
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def prepare_environment(verbose: bool) -> None:
@@ -71,10 +108,17 @@ def prepare_environment(verbose: bool) -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     if not verbose:
-        for name in ("ray", "ray.train", "ray.tune", "ray.data"):
+        for name in ("ray", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its errors are ours to raise
         for category in (DeprecationWarning, FutureWarning):
             warnings.filterwarnings("ignore", category=category, module=r"ray\.")
+
+
+def restore_environment(added: tuple[str, ...]) -> None:
+    """Remove what a session has set."""
+    for name in added:
+        os.environ.pop(name, None)
 
 
 def prepare_token() -> None:
@@ -83,18 +127,37 @@ def prepare_token() -> None:
     Since 2.59 Ray protects a local cluster by a token, and writes one to ~/.ray/auth_token if it finds none. That file
     would switch authentication on in later clusters of the user. What the user has set stays.
     """
-    if any(name in os.environ for name in _TOKEN_SOURCES) or (Path.home() / ".ray" / "auth_token").exists():
+    if any(name in os.environ for name in TOKEN_SOURCES) or (Path.home() / ".ray" / "auth_token").exists():
         return
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ["RAY_AUTH_TOKEN"] = draw_token()
 
 
-def count_slots(cpus_per_job: float, gpus_per_job: float) -> int:
-    """How many jobs the nodes of the cluster hold at once, at least 1."""
-    slots = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            room = [node["Resources"].get("CPU", 0.0) // cpus_per_job]
-            if gpus_per_job:
-                room.append(node["Resources"].get("GPU", 0.0) // gpus_per_job)
-            slots += int(min(room))
+@functools.cache
+def draw_token() -> str:
+    """The same for all private clusters of this process, because Ray reads a token only once."""
+    return secrets.token_hex(32)
+
+
+def count_slots(cpus_per_job: float, gpus_per_job: float, grown: bool = False) -> int:
+    """How many jobs the cluster's nodes hold at once, at least 1; grown: when its autoscaler has added all it may."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    slots = sum(fit_jobs(room, cpus_per_job, gpus_per_job) for room in nodes)
+    if grown:
+        groups = list_node_groups()
+        slots = max(slots, sum(count * fit_jobs(room, cpus_per_job, gpus_per_job) for room, count in groups))
     return max(1, slots)
+
+
+def fit_jobs(resources: Mapping[str, float], cpus_per_job: float, gpus_per_job: float) -> int:
+    """How many jobs fit into a node."""
+    room = [resources.get("CPU", 0.0) // cpus_per_job]
+    if gpus_per_job:
+        room.append(resources.get("GPU", 0.0) // gpus_per_job)
+    return int(min(room))
+
+
+def list_node_groups() -> list[tuple[Mapping[str, float], int]]:
+    """Resources of a node, and how many there may be, for each group of an autoscaler. No public call tells."""
+    config = ray._private.state.state.get_cluster_config()
+    groups = config.node_group_configs if config else []
+    return [(group.resources, group.max_count if group.max_count >= 0 else UNLIMITED) for group in groups]

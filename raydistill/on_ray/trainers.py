@@ -13,8 +13,8 @@ from typing import Any
 import ray
 import ray.train
 import torch.distributed as dist
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from raydistill.execution import Job, JobEvent, JobOutcome, describe_error, run_job
 from raydistill.leases import Claim
@@ -24,7 +24,7 @@ from raydistill.on_ray.worker import Reporter, Watchdog, name_worker
 
 
 def train_together(job: Job, workers: int, options: PoolOptions, on_event: Callable[[JobEvent], None]) -> JobOutcome:
-    """Run the job data-parallel; the outcome is that of rank 0. Raises ValueError for more workers than fit, or JobFailed."""
+    """Run the job data-parallel; the outcome is rank 0's. Raises ValueError if the workers do not fit, or JobFailed."""
     if workers > options.slots:
         raise ValueError(
             f"workers: {workers} do not fit, the cluster holds {options.slots} at once; take fewer, or add nodes"

@@ -25,8 +25,8 @@ IDLE_SECONDS = 0.5
 class Watchdog:
     """Calls `bark` when nobody has patted it for `seconds`. By default that ends the process.
 
-    A worker so ends at the latest when its lease does: nobody else holds a job that this process still writes. Ray Train
-    replaces the process, and the job goes on elsewhere.
+    A worker so ends at the latest when its lease does: nobody else holds a job that this process still writes.
+    Ray Train replaces the process, and the job goes on elsewhere.
     """
 
     def __init__(self, seconds: float, bark: Callable[[], None] = lambda: os._exit(1)) -> None:

@@ -20,13 +20,13 @@ def add(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     return {"sum": arguments["a"] + arguments["b"]}
 
 
-def burn(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
-    """Fixed work: a loop of so many steps."""
-    total = 0
-    for step in range(arguments["steps"]):
-        total += step * step
-    beat({"fraction": 1.0})
-    return {"total": total}
+def tick(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
+    """Five minutes of beats."""
+    note_start(arguments)
+    for step in range(3000):
+        time.sleep(0.1)
+        beat({"fraction": step / 3000})
+    return {}
 
 
 def fail(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,6 @@ from raydistill.on_ray.executor import RayExecutor
 from raydistill.on_ray.session import RaySession
 from raydistill.on_ray.worker import Watchdog
 
-from . import jobs_for_tests
 from .jobs_for_tests import count_starts
 
 JOBS = "on_ray.jobs_for_tests"
@@ -66,15 +68,26 @@ def test_faults_are_survived_and_failures_named(executor: RayExecutor, tmp_path:
     assert last_states(events) == {"failing": "failed"} | {job.name: "done" for job in jobs[1:]}
 
 
+def test_an_interrupt_ends_the_pool_before_it_travels_on(executor: RayExecutor, tmp_path: Path) -> None:
+    """Ctrl-C: a thread of Ray Train that outlived Ray would end the process without a word."""
+    timers: list[threading.Timer] = []
+
+    def interrupt_soon(event: JobEvent) -> None:
+        if event.state == "running" and not timers:
+            timers.append(threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)))
+            timers[0].start()
+
+    jobs = [make_job(tmp_path, "tick", f"job {index}") for index in range(3)]
+    threads, began = threading.active_count(), time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        executor.run_jobs(jobs, interrupt_soon)
+    assert threading.active_count() <= threads
+    assert time.monotonic() - began < 40
+    assert sum((tmp_path / job.name).exists() for job in jobs) == 2
+
+
 def test_no_jobs(executor: RayExecutor) -> None:
     assert executor.run_jobs([], print) == []
-
-
-def test_map_keeps_the_order(executor: RayExecutor) -> None:
-    seen: list[tuple[int, int]] = []
-    doubled = executor.map(jobs_for_tests.double, list(range(10)), lambda done, total: seen.append((done, total)))
-    assert doubled == [2 * value for value in range(10)]
-    assert seen[-1] == (10, 10)
 
 
 def test_train_reduces_over_two_workers(executor: RayExecutor, tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
 
 from raydistill.execution import JobEvent, JobFailed, SearchSpace, Trial
 from raydistill.in_process import InProcess
 from raydistill.on_ray.executor import RayExecutor
+from raydistill.on_ray.search import describe_cause
 from raydistill.on_ray.session import RaySession
 
 from .jobs_for_tests import count_starts
@@ -42,8 +45,14 @@ def pairs(trials: list[Trial]) -> list[tuple[float, float]]:
 
 def test_search_finds_the_planted_best_and_stops_early(executor: RayExecutor, tmp_path: Path) -> None:
     events: list[JobEvent] = []
-    trials = search(executor, "peak", tmp_path / "ray", events.append)
-    here = search(InProcess(), "peak", tmp_path / "here", events.append)
+    lock = threading.RLock()  # as a display has: it cannot be pickled
+
+    def on_event(event: JobEvent) -> None:
+        with lock:
+            events.append(event)
+
+    trials = search(executor, "peak", tmp_path / "ray", on_event)
+    here = search(InProcess(), "peak", tmp_path / "here", lambda event: None)
     assert pairs(trials) == pairs(here)  # the same seed, the same proposals, on Ray or not
     nearest = min(trials, key=lambda trial: abs(trial.temperature - 4) / 20 + abs(trial.label_weight - 0.3))
     assert max(trials, key=lambda trial: (len(trial.values), trial.values[-1])) == nearest
@@ -57,13 +66,32 @@ def test_search_finds_the_planted_best_and_stops_early(executor: RayExecutor, tm
 
 def test_a_trial_whose_process_dies_is_run_again(executor: RayExecutor, tmp_path: Path) -> None:
     trials = search(executor, "peak_dying_once", tmp_path / "marks", lambda event: None, trials=3)
-    assert len(trials) == 3
+    assert pairs(trials) == pairs(search(InProcess(), "peak", tmp_path / "here", lambda event: None, trials=3))
     assert any(len(trial.values) == 4 for trial in trials)
     assert count_starts({"folder": tmp_path / "marks"}) == 4
 
 
-def test_a_failing_trial_is_named(executor: RayExecutor, tmp_path: Path) -> None:
+def test_failing_trials_are_named(
+    executor: RayExecutor, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raydistill.on_ray.search.TRIAL_RETRIES", 0)  # each would cost seconds
     events: list[JobEvent] = []
-    with pytest.raises(JobFailed, match=r"'trial 00\d' failed after 3 attempts: ValueError: no targets"):
-        search(executor, "fail_trial", tmp_path / "marks", events.append, trials=1)
-    assert events[-1].state == "failed"
+    told = r"'trial 000' failed after 1 attempt: ValueError: no targets \(failed as well: trial 001\)"
+    with pytest.raises(JobFailed, match=told) as caught:
+        search(executor, "fail_trial", tmp_path / "marks", events.append, trials=2)
+    assert "in fail_trial" in str(caught.value.__cause__)
+    assert {event.job: event.state for event in events} == {"trial 000": "failed", "trial 001": "failed"}
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ActorDiedError(), "its process died"),
+        (RayTaskError("train", "a traceback", ValueError("no targets")), "ValueError: no targets"),
+        (RuntimeError("no storage"), "RuntimeError: no storage"),
+        (None, "no reason given"),
+    ],
+)
+def test_causes(error: Exception | None, told: str) -> None:
+    assert describe_cause(error) == told

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydistill.execution import Job
+from raydistill.on_ray import executor as executor_module
+from raydistill.on_ray.executor import RayExecutor
+from raydistill.on_ray.session import RaySession
+
+from . import jobs_for_tests
+
+
+@pytest.fixture
+def executor(ray_session: RaySession, tmp_path: Path) -> RayExecutor:
+    return RayExecutor(tmp_path / "scratch")
+
+
+def test_map_keeps_the_order(executor: RayExecutor) -> None:
+    seen: list[tuple[int, int]] = []
+    doubled = executor.map(jobs_for_tests.double, list(range(10)), lambda done, total: seen.append((done, total)))
+    assert doubled == [2 * value for value in range(10)]
+    assert seen[-1] == (10, 10)
+
+
+def test_map_takes_partials_and_no_items(executor: RayExecutor) -> None:
+    """Ray itself takes neither partials nor built-in functions."""
+    assert executor.map(functools.partial(pow, 2), [1, 2, 3], lambda *_: None) == [2, 4, 8]
+    assert executor.map(functools.partial(pow, 2), [], lambda *_: None) == []
+
+
+def test_map_raises_what_the_function_raises(executor: RayExecutor) -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        executor.map(int, ["1", "x"], lambda *_: None)
+
+
+def test_one_worker_on_this_machine_is_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(executor_module, "start_ray", lambda *_: RaySession(joined=False, owned=False))
+    monkeypatch.setattr(executor_module, "count_slots", lambda *_, **__: 2)
+    arguments: dict[str, Any] = {"folder": str(tmp_path), "a": 1, "b": 2, "seconds": 0}
+    job = Job("all", "on_ray.jobs_for_tests:add", arguments, 1.0)
+    outcome = RayExecutor(tmp_path / "scratch").train(job, 1, lambda event: None)
+    assert outcome.result == {"sum": 3}
+    assert outcome.worker.endswith(f":{os.getpid()}")
