@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: small arrays lose by more threads
+
 if TYPE_CHECKING:
     from raydistill.on_ray.session import RaySession
 
