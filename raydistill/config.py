@@ -39,7 +39,7 @@ class SplitsConfig(Section):
 class GlyphsConfig(Section):
     """The embedded character set (only for --data glyphs)."""
 
-    variants: int = Field(24, ge=4, le=1000)
+    variants: int = Field(32, ge=4, le=1000)
     """random variants of each letter and typeface"""
     size: int = Field(20, ge=8, le=64)
     """height and width of an image, in pixels"""
@@ -49,7 +49,7 @@ class TrainingConfig(Section):
     """How one network is trained. Its learning rate rises for a twentieth of the steps, then falls along a cosine."""
 
     epochs: int | None = Field(None, ge=1)
-    """passes over the training rows, at most; left out: as many as take 15,000 steps, from 8 to 40"""
+    """passes over the training rows, at most; left out: as many as take 12,000 steps, from 8 to 40"""
     batch_size: int | None = Field(None, ge=1)
     """examples in a step, over all workers together; left out: 256, or fewer so that a pass has at least 32 steps"""
     learning_rate: float = Field(3e-3, gt=0)
@@ -63,6 +63,8 @@ class TrainingConfig(Section):
 class GeneralistConfig(TrainingConfig):
     """The network that knows every class."""
 
+    weight_decay: float = Field(0.1, ge=0)
+    """decoupled weight decay of AdamW; a generalist that underfits a little leaves more to its specialists"""
     model: str = "mlp"
     """mlp, cnn, or package.module:function that takes (input_shape, classes, **options) and returns raw logits"""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -94,7 +96,7 @@ class SpecialistsConfig(TrainingConfig):
     groups: int | None = Field(None, ge=2)
     """number of specialists; left out: 0.7 times the square root of the number of classes"""
     epochs: int | None = Field(None, ge=1)
-    """passes over a group's examples and as many others, at most; left out: a third of the generalist's, at least 3"""
+    """passes over a group's examples and as many others, at most; left out: 0.4 times the generalist's"""
     learning_rate: float = Field(1e-3, gt=0)
     """peak learning rate of AdamW"""
     patience: int = Field(8, ge=1)
@@ -127,7 +129,7 @@ class SearchConfig(Section):
     trials: int = Field(8, ge=1)
     """pairs of temperature and label weight to try"""
     epochs: int | None = Field(None, ge=1)
-    """passes of a trial over the training rows, at most; left out: a quarter of the student's, at least 2"""
+    """passes of a trial over the training rows, at most; left out: a fifth of the student's"""
     grace_epochs: int = Field(1, ge=1)
     """passes before a trial may be stopped"""
     reduction_factor: int = Field(2, ge=2)
@@ -156,7 +158,7 @@ class StudentConfig(TrainingConfig):
     """The one network that ships."""
 
     epochs: int | None = Field(None, ge=1)
-    """passes over the training rows; left out: four thirds of the generalist's"""
+    """passes over the training rows; left out: one and a half times the generalist's"""
     model: str | None = None
     """as generalist.model; left out: the generalist's own architecture"""
     options: dict[str, Any] = Field(default_factory=dict)
