@@ -39,7 +39,7 @@ class SplitsConfig(Section):
 class GlyphsConfig(Section):
     """The embedded character set (only for --data glyphs)."""
 
-    variants: int = Field(32, ge=4, le=1000)
+    variants: int = Field(24, ge=4, le=1000)
     """random variants of each letter and typeface"""
     size: int = Field(20, ge=8, le=64)
     """height and width of an image, in pixels"""
@@ -129,13 +129,13 @@ class SearchConfig(Section):
     trials: int = Field(8, ge=1)
     """pairs of temperature and label weight to try"""
     epochs: int | None = Field(None, ge=1)
-    """passes of a trial over the training rows, at most; left out: a fifth of the student's"""
+    """passes of a trial over the training rows, at most; left out: a sixth of the student's"""
     grace_epochs: int = Field(1, ge=1)
     """passes before a trial may be stopped"""
     reduction_factor: int = Field(2, ge=2)
     """of so many trials, one goes on at each halving (ASHA)"""
     temperature: tuple[float, float] | None = None
-    """range, searched log-uniformly; left out: from 1 to a bound that grows with the student's width"""
+    """range, searched log-uniformly; left out: from 1 to 1.5 times the student's width / classes, 2 to 20"""
     label_weight: tuple[float, float] = (0.0, 0.5)
     """range of the labels' weight in the loss, searched uniformly"""
 
@@ -158,7 +158,7 @@ class StudentConfig(TrainingConfig):
     """The one network that ships."""
 
     epochs: int | None = Field(None, ge=1)
-    """passes over the training rows; left out: one and a half times the generalist's"""
+    """passes over the training rows; left out: 1.8 times the generalist's"""
     model: str | None = None
     """as generalist.model; left out: the generalist's own architecture"""
     options: dict[str, Any] = Field(default_factory=dict)

@@ -22,10 +22,10 @@ def passes(folder, rows, **changes):
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        (1_078, [40, 16, 60, 12]),  # 33 steps a pass
-        (153_600, [20, 8, 30, 6]),  # 600
-        (384_000, [8, 3, 12, 2]),  # 1500
-        (100_000_000, [8, 3, 12, 2]),
+        (1_078, [40, 16, 72, 12]),  # 33 steps a pass
+        (153_600, [20, 8, 36, 6]),  # 600
+        (384_000, [8, 3, 14, 2]),  # 1500
+        (100_000_000, [8, 3, 14, 2]),
     ],
 )
 def test_passes_by_the_number_of_rows(tmp_path, rows, expected):
@@ -33,7 +33,7 @@ def test_passes_by_the_number_of_rows(tmp_path, rows, expected):
 
 
 def test_passes_that_are_given_are_kept_and_others_follow(tmp_path):
-    assert passes(tmp_path, 1_078, generalist={"epochs": 4}) == [4, 3, 6, 2]
-    assert passes(tmp_path, 1_078, generalist={"batch_size": 2}) == [22, 9, 33, 7]
-    assert passes(tmp_path, 1_078, specialists={"epochs": 1}, search={"epochs": 1}) == [40, 1, 60, 1]
+    assert passes(tmp_path, 1_078, generalist={"epochs": 4}) == [4, 3, 7, 2]
+    assert passes(tmp_path, 1_078, generalist={"batch_size": 2}) == [22, 9, 40, 7]
+    assert passes(tmp_path, 1_078, specialists={"epochs": 1}, search={"epochs": 1}) == [40, 1, 72, 1]
     assert passes(tmp_path, 1_078, student={"epochs": 10}) == [40, 16, 10, 2]
