@@ -40,6 +40,7 @@ SETTINGS = {
 COMMAND = ["python", "jobs/run.py", *(word for pair in SETTINGS.items() for word in pair)]
 PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "ray-client-server-port")
 START_SECONDS = 60.0
+AGENT_STARTS = "No available agent to submit job"  # the server answers some seconds before its agent, on a busy machine
 
 
 class Head:
@@ -90,16 +91,21 @@ class Head:
 
     def submit(self) -> tuple[int, float, list[str]]:
         """Submit the job and wait for it: exit code, seconds, and the lines of its log."""
-        began = time.monotonic()
-        done = subprocess.run(
-            [*RAY, "job", "submit", "--address", self._address, "--working-dir", ".", "--", *COMMAND],
-            cwd=REPOSITORY,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        seconds = time.monotonic() - began
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            began = time.monotonic()
+            done = subprocess.run(
+                [*RAY, "job", "submit", "--address", self._address, "--working-dir", ".", "--", *COMMAND],
+                cwd=REPOSITORY,
+                env=self._environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            seconds = time.monotonic() - began
+            if AGENT_STARTS not in done.stdout + done.stderr or time.monotonic() > deadline:
+                break
+            time.sleep(1.0)
         logs = sorted(self.temporary.glob("session_2*/logs/job-driver-raysubmit_*.log"), key=os.path.getmtime)
         assert logs, done.stdout + done.stderr
         lines = logs[-1].read_text().splitlines()
