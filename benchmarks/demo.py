@@ -75,7 +75,8 @@ def format_markdown(summary: dict[str, Any]) -> str:
     for test, values in summary["p_values"].items():
         lines.append(f"- {test.replace('_', ' ')}: McNemar p = {', '.join(f'{value:.1g}' for value in values)}")
     minutes = ", ".join(f"{value:.1f}" for value in summary["minutes"])
-    lines.append(f"- {summary['command']}; commit {summary['commit']}; {summary['machine']}; {minutes} minutes")
+    made = f"commit {summary['commit']}; {summary['machine']}, shared; {minutes} minutes"
+    lines.append(f"- `{summary['command']}`; {made}")
     return "\n".join(lines)
 
 
