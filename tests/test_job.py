@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
 import pytest
+from processes import MARK, list_marked
 
 from raydistill.run_folder import STAGES
 
@@ -58,7 +58,7 @@ class Head:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": uuid.uuid4().hex,
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAYDISTILL_TEST_MARK": self._mark,
+            MARK: self._mark,
         }
         ports = dict(zip(PORTS, find_free_ports(len(PORTS)), strict=True))
         self._address = f"http://127.0.0.1:{ports['dashboard-port']}"
@@ -117,20 +117,10 @@ class Head:
         os.killpg(self._process.pid, signal.SIGKILL)  # SIGTERM would drain the node for 30 s
         self._process.wait()
         deadline = time.monotonic() + 20
-        while (left := self._descendants()) and time.monotonic() < deadline:
+        while (left := list_marked(self._mark)) and time.monotonic() < deadline:
             time.sleep(0.2)
         shutil.rmtree(self.temporary, ignore_errors=True)
         return left
-
-    def _descendants(self) -> list[str]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("RAYDISTILL_TEST_MARK") == self._mark:
-                    found.append(f"{process.pid} {process.name()}")
-            except psutil.Error:
-                continue
-        return found
 
 
 def find_free_ports(count: int) -> list[int]:

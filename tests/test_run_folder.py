@@ -140,7 +140,9 @@ def test_other_configuration_is_refused_once_training_began(tmp_path):
 def test_where_it_runs_is_not_part_of_the_configuration(tmp_path):
     run, _ = make(tmp_path)
     run.begin_stage("generalist", "key")
+    before = run.manifest_path.read_bytes()
     make(tmp_path, cluster={"backend": "none"})
+    assert run.manifest_path.read_bytes() == before
 
 
 def test_foreign_folders_are_refused_untouched(tmp_path):

@@ -25,7 +25,7 @@ from raydistill.groups import name_group
 from raydistill.models import count_parameters
 from raydistill.report.answers import Answers, join_answers, reduce_answers
 from raydistill.report.metrics import compare_models, measure_quality, tabulate_coverage
-from raydistill.report.page import render_page
+from raydistill.report.page import SHOWN_MODELS, render_page
 from raydistill.report.verdict import judge_run
 from raydistill.scoring import predict_logits
 from raydistill.stages.context import Context
@@ -154,10 +154,7 @@ def describe_groups(context: Context, members: Array, models: dict[str, Answers]
     groups = []
     for row, forecast in zip(members, forecasts, strict=True):
         inside = torch.from_numpy(row)[labels]
-        accuracies = {
-            f"{name}_accuracy": float(models[name].correct[inside].double().mean())
-            for name in ("generalist", "ensemble", STUDENT)
-        }
+        accuracies = {f"{name}_accuracy": float(models[name].correct[inside].double().mean()) for name in SHOWN_MODELS}
         name = name_group(forecast["members"], names, most=len(names))
         groups.append({"name": name, **forecast, "test_examples": int(inside.sum()), **accuracies})
     return groups

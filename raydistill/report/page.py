@@ -22,7 +22,7 @@ from raydistill.run_folder import RunFolder
 from raydistill.stages.networks import read_training
 from raydistill.stages.student import CONTROLS, STUDENT
 
-SHOWN_MODELS = ("generalist", "ensemble", STUDENT)  # whose confusions are drawn
+SHOWN_MODELS = ("generalist", "ensemble", STUDENT)  # whose confusions and groups are shown
 SHOWN_NAMES = 60  # of a group, before "and more"
 
 

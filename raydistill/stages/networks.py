@@ -25,7 +25,7 @@ from raydistill.workers import worker_rank
 Role = Literal["generalist", "specialist", "student", "trial"]
 SEEDS = {"generalist": 1, "specialist": 2, "student": 3}
 DEFAULT_STEPS, FEWEST_PASSES, MOST_PASSES = 12_000, 8, 40  # of a generalist whose epochs are left out
-DEFAULT_SHARES = {"generalist": (1.0, 1), "specialist": (0.4, 3), "student": (1.8, 1), "trial": (0.3, 2)}
+DEFAULT_SHARES = {"generalist": (1.0, 1), "specialist": (0.4, 3), "student": (1.8, 1)}
 """Passes of each role as a share of the generalist's, and the fewest."""
 
 
@@ -36,15 +36,15 @@ def network_seed(config: Config, role: str, index: int = 0) -> int:
 
 def count_passes(run: RunFolder, config: Config, role: Role) -> int:
     """Passes of a training: as set, or so many that the generalist takes DEFAULT_STEPS, and the others their share."""
+    if role == "trial":
+        return config.search.epochs or max(2, round(count_passes(run, config, "student") / 6))
     settings = {"generalist": config.generalist, "specialist": config.specialists, "student": config.student}
-    given = config.search.epochs if role == "trial" else settings[role].epochs
+    given = settings[role].epochs
     if given is not None:
         return given
     rows = len(read_split(run, "fit"))
     steps = rows / (config.generalist.batch_size or choose_batch_size(rows))
     passes = config.generalist.epochs or min(max(round(DEFAULT_STEPS / steps), FEWEST_PASSES), MOST_PASSES)
-    if role == "trial" and config.student.epochs is not None:
-        return max(2, round(config.student.epochs / 6))
     share, fewest = DEFAULT_SHARES[role]
     return max(fewest, round(share * passes))
 

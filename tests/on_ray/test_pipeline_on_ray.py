@@ -12,8 +12,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from processes import MARK, list_marked
 
 from raydistill.run_folder import RunFolder
 
@@ -45,7 +45,7 @@ class Driver:
         paths = {"HOME": str(self.home), "PYTHONPATH": str(Path(__file__).parent.parent)}
         self.process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(run.path), backend],
-            env={**inherited, **paths, "RAYDISTILL_TEST_MARK": self._mark},
+            env={**inherited, **paths, MARK: self._mark},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -65,20 +65,9 @@ class Driver:
         self.process.send_signal(signal.SIGKILL)
         self.process.communicate()
         deadline = time.monotonic() + 30
-        while left := self.descendants():
+        while left := list_marked(self._mark):
             assert time.monotonic() < deadline, left
             time.sleep(0.2)
-
-    def descendants(self) -> list[str]:
-        """Processes that carry the mark."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("RAYDISTILL_TEST_MARK") == self._mark:
-                    found.append(f"{process.pid} {process.name()}")
-            except psutil.Error:
-                continue
-        return found
 
 
 def list_results(run: RunFolder) -> dict[str, Any]:
