@@ -2,8 +2,9 @@
 
     ray job submit --working-dir . -- python jobs/run.py --config configs/glyphs.yaml
 
-A relative run_dir is taken from RAYDISTILL_HOME, or from ~/raydistill: the working directory of a job is a copy that
-goes with the job, and a run must be found again by the next one. On several machines give a shared folder.
+Relative run folders (run_dir, --start-from) are taken from RAYDISTILL_HOME, or from ~/raydistill: the working directory
+of a job is a copy that goes with the job, and a run must be found again by the next one. On several machines give a
+shared folder.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the package of this checkout, if none is installed
 
 from raydistill.cli import finish_run, read_settings
-from raydistill.config import Config
 from raydistill.errors import RaydistillError
 
 
@@ -24,16 +24,17 @@ def find_home() -> Path:
     return Path(os.environ.get("RAYDISTILL_HOME", "~/raydistill")).expanduser()
 
 
-def settle_run_dir(config: Config) -> Config:
-    """The configuration with a run folder that outlives the job."""
-    return config.model_copy(update={"run_dir": find_home() / config.run_dir.expanduser()})
+def settle(folder: Path) -> Path:
+    """A run folder that outlives the job."""
+    return find_home() / folder.expanduser()
 
 
 def main(argv: list[str]) -> int:
     """Run, and return the exit code: 0 done, 2 bad input."""
     try:
         config, given = read_settings("run", argv)
-        config = settle_run_dir(config)
+        config = config.model_copy(update={"run_dir": settle(config.run_dir)})
+        given.start_from = given.start_from and settle(given.start_from)
         print(f"run folder: {config.run_dir}", flush=True)
         return finish_run(config, given)
     except RaydistillError as error:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raydistill.data.arrays import Examples, shift_images
+from raydistill.data.arrays import Examples, draw_shifts, shift_images
+from raydistill.data.views import Views
 from raydistill.workers import worker_rank
 
 SMALLEST_BATCH, LARGEST_BATCH = 16, 256
@@ -21,11 +22,12 @@ FEWEST_STEPS = 32  # of a pass; measured: digits, 1078 examples, learn nothing i
 
 @dataclass(frozen=True)
 class Batch:
-    """rows: (B,) row numbers; inputs: (B, ...) in the stored type; labels: (B,)."""
+    """rows: (B,) row numbers; inputs: (B, ...) in the stored type; labels: (B,); view: which of the rows' views."""
 
     rows: Tensor
     inputs: Tensor
     labels: Tensor
+    view: int = 0
 
 
 Sampler = Callable[[torch.Generator], Tensor]
@@ -34,7 +36,11 @@ Sampler = Callable[[torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Batches:
-    """Batches of one training. batch_size: examples in a step over all workers; None: by the number of examples."""
+    """Batches of one training.
+
+    batch_size: examples in a step over all workers; None: by the number of examples. shift: random shifts of up to so
+    many pixels, afresh at each pass. views: the rows' views in turn instead, one a pass.
+    """
 
     examples: Examples
     sampler: Sampler
@@ -42,6 +48,7 @@ class Batches:
     shift: int
     seed: int
     device: torch.device
+    views: Views | None = None
 
     def rows_of(self, epoch: int) -> Tensor:
         """Row numbers of an epoch."""
@@ -51,13 +58,17 @@ class Batches:
         """Whole batches of an epoch; with several workers, this worker's share of each."""
         rank, world = worker_rank()
         shift_generator = self._generator(epoch, 1 + rank)
-        rows = self.rows_of(epoch)
+        rows, view = self.rows_of(epoch), epoch % self.views.count if self.views else 0
         size = self._size(len(rows))
         for start in range(0, len(rows) - size + 1, size):
             mine = rows[start + rank : start + size : world]
             inputs = self.examples.x[mine].to(self.device, non_blocking=True)
             labels = self.examples.y[mine].to(self.device, non_blocking=True)
-            yield Batch(mine, shift_images(inputs, self.shift, shift_generator), labels)
+            if self.views is not None:
+                inputs = self.views.show(inputs, mine, view)
+            elif self.shift:
+                inputs = shift_images(inputs, draw_shifts(len(mine), self.shift, shift_generator))
+            yield Batch(mine, inputs, labels, view)
 
     def count_steps(self) -> int:
         """Steps in an epoch."""

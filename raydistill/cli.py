@@ -1,12 +1,14 @@
 """The command line: raydistill plan | run | status | report | predict | export.
 
-Comes in: arguments. Goes out: an exit code: 0 done; 2 bad input, told in one line; 1 anything unexpected. Heavy modules
-are imported by the command that needs them, so that --help answers at once.
+Comes in: arguments. Goes out: an exit code: 0 done; 2 bad input, told in one line; 130 interrupted; 141 the reader of
+the output has gone; 1 anything unexpected. Heavy modules are imported by the command that needs them, so that --help
+answers at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,8 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        command, arguments = split_command(argv)
-        return _HANDLERS[command](arguments)
+        try:
+            command, arguments = split_command(argv)
+            return _HANDLERS[command](arguments)
+        finally:
+            sys.stdout.flush()  # help too is noticed to have no reader here, and not while Python ends
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        return 141  # as of a program that SIGPIPE ended, such as `raydistill status DIR | head -1`
     except RaydistillError as error:
         print(f"raydistill: {error}", file=sys.stderr)
         return 2
@@ -90,6 +98,16 @@ def read_settings(command: str, argv: list[str]) -> tuple[Config, argparse.Names
         default="refuse",
         help="what to do with a run folder of other settings: refuse it, or redo the stages that the change reaches",
     )
+    parser.add_argument(
+        "--start-from",
+        type=Path,
+        metavar="DIR",
+        help="another run folder; a new run takes over its finished stages that these settings do not change",
+    )
+    if command == "run":
+        from raydistill.run_folder import STAGES
+
+        parser.add_argument("--until", choices=STAGES, default="report", help="the last stage; left out: all of them")
     parser.add_argument("-v", "--verbose", action="store_true", help="let Ray and torch speak")
     source = CliSettingsSource[Any](
         make_flags_model(),
@@ -145,7 +163,12 @@ def finish_run(config: Config, given: argparse.Namespace) -> int:
     from raydistill.launch import launch
     from raydistill.report import format_table, read_report
 
-    run = launch(config, on_change=given.on_change, verbose=given.verbose)
+    run = launch(
+        config, on_change=given.on_change, start_from=given.start_from, verbose=given.verbose, until=given.until
+    )
+    if given.until != "report":
+        print(f"stopped after {given.until}, as --until asks; without it, the same command goes on")
+        return 0
     print(format_table(read_report(run)))
     print(f"\nreport: {run.stage_folder('report') / 'report.html'}")
     print(f"next:   raydistill export {run.path} --format pt2")
@@ -157,7 +180,7 @@ def plan_command(argv: list[str]) -> int:
     config, given = read_settings("plan", argv)
     from raydistill.launch import format_plan, launch
 
-    run = launch(config, on_change=given.on_change, verbose=given.verbose, plan_only=True)
+    run = launch(config, on_change=given.on_change, start_from=given.start_from, verbose=given.verbose, until="groups")
     print(format_plan(run))
     return 0
 

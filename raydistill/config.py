@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from raydistill.errors import ConfigError
 
@@ -58,6 +58,10 @@ class TrainingConfig(Section):
     """decoupled weight decay of AdamW"""
     shift: int = Field(0, ge=0)
     """augmentation: random shifts of an image by up to so many pixels, afresh at each pass"""
+    max_norm: float | None = Field(None, gt=0)
+    """longest vector of incoming weights that a unit may have; longer ones are shortened to it after each step"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """number type of the network's products while training; weights, losses and predictions stay float32"""
 
 
 class GeneralistConfig(TrainingConfig):
@@ -80,8 +84,9 @@ class GroupingConfig(Section):
 
     affinity: Literal["soft", "hard", "covariance"] = "soft"
     """soft: sums of probabilities by true class; hard: counts of predicted classes; covariance: needs no labels"""
-    method: Literal["spectral", "kmeans"] = "spectral"
-    """spectral clustering of the affinity, or the paper's k-means on the covariance's columns"""
+    method: Literal["spectral", "kmeans", "random"] = "spectral"
+    """spectral clustering of the affinity; the paper's k-means on the covariance's columns; random: spectral groups
+    whose classes are exchanged at random, a control that shows what knowing the confusions is worth"""
     overlap: float = Field(0.5, ge=0, le=4)
     """each group grows by this share of its size, with the classes that it is most confused with"""
     size: int | None = Field(None, ge=2)
@@ -101,10 +106,13 @@ class SpecialistsConfig(TrainingConfig):
     """peak learning rate of AdamW"""
     patience: int = Field(8, ge=1)
     """training ends when the specialist has not improved on the confuse split for so many passes; the best counts"""
-    dustbin: Literal["merged", "single"] = "merged"
-    """merged: the dustbin is the logsumexp of all other classes' logits; single: the paper's one unit"""
+    dustbin: Literal["merged", "single", "soft"] = "merged"
+    """merged: the dustbin is the logsumexp of all other classes' logits; single: the paper's one unit; soft: merged,
+    and the other classes are learned from the generalist's soft targets (section 6.1 of the paper)"""
     group_share: float = Field(0.5, gt=0, lt=1)
     """share of a specialist's training examples that come from its own classes"""
+    prior_correction: bool = True
+    """undo that share, so that a specialist's probabilities hold for the natural share of its classes"""
 
 
 class EnsembleConfig(Section):
@@ -114,8 +122,48 @@ class EnsembleConfig(Section):
     """a specialist is asked when its classes meet the generalist's so many most probable classes"""
 
 
+class TeacherConfig(Section):
+    """What the student learns from."""
+
+    kind: Literal["specialists", "seeds", "generalist"] = "specialists"
+    """specialists: generalist and specialists, by equation 5; seeds: generalists that differ by their seeds;
+    generalist: it alone, no specialists are trained"""
+    seeds: int = Field(0, ge=0)
+    """generalists that differ by their seeds, the first one counted: kind seeds needs 2 or more; with specialists they
+    teach one more control (equal compute), 0 for none"""
+    mean: Literal["arithmetic", "geometric"] = "arithmetic"
+    """how the seeds' probabilities are averaged"""
+
+    @model_validator(mode="after")
+    def _check_seeds(self) -> TeacherConfig:
+        if self.seeds == 1 or (self.kind == "seeds" and self.seeds < 2):
+            raise ValueError(f"seeds = {self.seeds} is no ensemble; give --teacher.seeds 2 or more")
+        if self.kind == "generalist" and self.seeds:
+            raise ValueError(
+                "seeds serve no purpose with kind generalist; leave seeds out, or give --teacher.kind seeds"
+            )
+        return self
+
+
+class TransferConfig(Section):
+    """The examples that the student learns from (the transfer set): a part of the training rows."""
+
+    share: float = Field(1.0, gt=0, le=1)
+    """share of each class's training rows"""
+    only: tuple[str, ...] = ()
+    """names of the classes that it has; left out: all"""
+    without: tuple[str, ...] = ()
+    """names of classes that it has not"""
+    repair: Literal["auto", "never"] = "auto"
+    """auto: biases of classes that are absent or rare there are fitted on the tune split when the student is trained"""
+
+
 class TargetsConfig(Section):
     """The cache of soft targets."""
+
+    views: int | None = Field(None, ge=1)
+    """shifted views of an image, each with the teacher's answer to that very view, which the student sees in turn; left
+    out: 8 where student.shift is above 0, else 1. The first view is the image as it is"""
 
     dense_classes: int = Field(1024, ge=2)
     """up to so many classes, every log-probability is stored; above, the most probable and the rest's mass"""
@@ -127,7 +175,7 @@ class SearchConfig(Section):
     """The search for temperature and label weight by Ray Tune."""
 
     trials: int = Field(8, ge=1)
-    """pairs of temperature and label weight to try"""
+    """pairs of temperature and label weight to try; none where both ranges are a single value"""
     epochs: int | None = Field(None, ge=1)
     """passes of a trial over the training rows, at most; left out: a sixth of the student's"""
     grace_epochs: int = Field(1, ge=1)
@@ -158,7 +206,14 @@ class StudentConfig(TrainingConfig):
     """The one network that ships."""
 
     epochs: int | None = Field(None, ge=1)
-    """passes over the training rows; left out: 1.8 times the generalist's"""
+    """passes over the transfer set; left out: 1.8 times the generalist's steps"""
+    shift: int = Field(0, ge=0)
+    """augmentation: shifts of an image by up to so many pixels, the same for teacher and student (see targets.views)"""
+    controls: bool = True
+    """train the controls too: the same network, steps and seed; without, there is nothing to compare with"""
+    labels_patience: int | None = Field(None, ge=1)
+    """the control on labels only ends when the tune split has not improved for so many passes; left out: it trains in
+    full, as the student does"""
     model: str | None = None
     """as generalist.model; left out: the generalist's own architecture"""
     options: dict[str, Any] = Field(default_factory=dict)
@@ -193,6 +248,8 @@ class Config(Section):
     grouping: GroupingConfig = GroupingConfig()
     specialists: SpecialistsConfig = SpecialistsConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    transfer: TransferConfig = TransferConfig()
     targets: TargetsConfig = TargetsConfig()
     search: SearchConfig = SearchConfig()
     student: StudentConfig = StudentConfig()

@@ -18,7 +18,7 @@ from raydistill.confusion import Affinity, build_affinity, measure_confusion, me
 from raydistill.errors import ConfigError
 from raydistill.files import Array
 
-Method = Literal["spectral", "kmeans"]
+Method = Literal["spectral", "kmeans", "random"]
 
 
 def choose_group_count(classes: int) -> int:
@@ -66,12 +66,14 @@ def group_classes(
     covariance: Array | None = None,
     overlap: float = 0.5,
     size: int | None = None,
+    shuffle: bool = False,
     seed: int = 0,
 ) -> Array:
     """Overlapping groups of confused classes.
 
     affinity: (K, K) symmetric, non-negative, zero diagonal. covariance: (K, K); if given, the paper's k-means on its
-    columns makes the partition instead of spectral clustering. overlap, size: see `grow_groups`.
+    columns makes the partition instead of spectral clustering. overlap, size: see `grow_groups`. shuffle: exchange the
+    classes of the finished groups by one random permutation, a control with the same sizes and overlaps.
     Returns members, boolean (M, K), 2 <= M <= groups: empty clusters and repeated groups are dropped. Where all classes
     fall into one cluster (nothing is confused), they are cut in order into equal parts. Raises ConfigError for a wrong
     count.
@@ -83,7 +85,8 @@ def group_classes(
         partition = cluster_covariance(covariance, groups, seed=seed)
     if len(np.unique(partition)) == 1:
         partition = np.arange(len(affinity)) * groups // len(affinity)
-    return grow_groups(partition, affinity, overlap=overlap, size=size)
+    members = grow_groups(partition, affinity, overlap=overlap, size=size)
+    return members[:, np.random.default_rng(seed).permutation(len(affinity))] if shuffle else members
 
 
 def grow_groups(partition: Array, affinity: Array, *, overlap: float, size: int | None = None) -> Array:
@@ -124,7 +127,10 @@ def measure_stability(
     bootstraps: int,
     seed: int,
 ) -> list[float]:
-    """Adjusted Rand index between the partition and that of resampled examples, for each bootstrap; 1 is the same."""
+    """Adjusted Rand index between the partition and that of resampled examples, for each bootstrap; 1 is the same.
+
+    Method random: of the spectral partition, before its classes are exchanged.
+    """
     from sklearn.metrics import adjusted_rand_score
 
     def partition(rows: Tensor) -> Array:

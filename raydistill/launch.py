@@ -5,10 +5,12 @@ Comes in: a Config. Goes out: the finished run folder, or text about its plan.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from raydistill.config import Config
 from raydistill.display import Display, format_seconds, open_display
 from raydistill.execution import Executor
-from raydistill.pipeline import PIPELINE, PLAN, run_pipeline
+from raydistill.pipeline import run_pipeline
 from raydistill.run_folder import RunFolder
 from raydistill.stages.groups import describe_plan
 from raydistill.stages.networks import read_training
@@ -20,11 +22,12 @@ def launch(
     config: Config,
     *,
     on_change: str = "refuse",
+    start_from: Path | None = None,
     verbose: bool = False,
-    plan_only: bool = False,
+    until: str = "report",
     display: Display | None = None,
 ) -> RunFolder:
-    """Run the pipeline, or its part before the fan-out."""
+    """Run the pipeline, or its stages up to `until`. on_change, start_from: see RunFolder.open."""
 
     def start_executor(run: RunFolder) -> Executor:
         return open_executor(config, run, verbose)
@@ -33,8 +36,9 @@ def launch(
         config,
         display=display or open_display(),
         start_executor=start_executor,
-        stages=PLAN if plan_only else PIPELINE,
+        until=until,
         on_change=on_change,
+        start_from=start_from,
     )
 
 

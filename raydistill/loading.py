@@ -13,7 +13,7 @@ from raydistill.data.arrays import open_examples
 from raydistill.errors import RunFolderError
 from raydistill.run_folder import RunFolder
 from raydistill.stages.networks import build_student, is_trained, load_weights
-from raydistill.stages.student import STUDENT
+from raydistill.stages.roles import STUDENT
 from raydistill.stages.teacher import load_ensemble_from
 from raydistill.teacher import Ensemble
 

@@ -6,6 +6,8 @@ callers reduce by a mean over examples. Classes are summed, never averaged: a me
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, softmax
 
@@ -24,11 +26,11 @@ def distillation_loss(
            + label_weight · H(label, softmax(z))
 
     logits: (B, K) raw z. target_log_probs: (B, K) log q of the teacher at temperature 1; no gradient flows into them.
-    labels: (B,) class indices; None where label_weight is 0. temperature: > 0. label_weight: 0 to 1.
+    labels: (B,) class indices; None where label_weight is 0. temperature: > 0, finite. label_weight: 0 to 1.
     Returns (B,) nats. temperature² keeps the soft gradients' size when the temperature changes (section 2).
     """
-    if temperature <= 0:
-        raise ValueError(f"temperature: {temperature} is not allowed; give a number above 0")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature: {temperature} is not allowed; give a finite number above 0")
     if not 0 <= label_weight <= 1:
         raise ValueError(f"label_weight: {label_weight} is not allowed; give a number from 0 to 1")
     if labels is None and label_weight > 0:

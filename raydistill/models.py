@@ -35,10 +35,16 @@ class Normalise(nn.Module):
 
 
 def mlp(
-    input_shape: tuple[int, ...], classes: int, *, hidden: Sequence[int] = (96,), dropout: float = 0.0
+    input_shape: tuple[int, ...],
+    classes: int,
+    *,
+    hidden: Sequence[int] = (96,),
+    dropout: float = 0.0,
+    input_dropout: float = 0.0,
 ) -> nn.Module:
-    """Fully connected ReLU layers of the given widths; `dropout` after each."""
+    """Fully connected ReLU layers of the given widths; `dropout` after each, `input_dropout` before the first."""
     layers: list[nn.Module] = [nn.Flatten()]
+    layers += [nn.Dropout(input_dropout)] if input_dropout else []
     width = math.prod(input_shape)
     for units in hidden:
         layers += [nn.Linear(width, units), nn.ReLU()]

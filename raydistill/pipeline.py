@@ -3,36 +3,46 @@
     source ─► data ─► splits ─► generalist ─► confusion ─► groups ─► specialists ─► ensemble ─► targets ─► search
            ─► student ─► report
 
-Each stage is a function of its inputs' files and its part of the configuration (`STAGES`). One that is finished is
-skipped; anything else is done, or gone on with.
+Each stage is a function of its inputs' files and its part of the configuration (`PIPELINE`). One that is finished is
+skipped; anything else is done, or gone on with. A stage that the configuration has no use for is left out: groups and
+specialists for another teacher, generalists of other seeds (stage seeds, after specialists) where none are asked for.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from raydistill.config import Config
 from raydistill.data.sources import check_source, identify_source
 from raydistill.display import Display
+from raydistill.errors import ConfigError
 from raydistill.execution import Executor
 from raydistill.report import build_report
 from raydistill.run_folder import RunFolder
 from raydistill.stages.context import Context, Stage
 from raydistill.stages.data import prepare_data, split_data
-from raydistill.stages.generalist import run_generalist
+from raydistill.stages.generalist import run_generalist, run_seeds
 from raydistill.stages.groups import count_groups, find_groups, measure_confusions
 from raydistill.stages.networks import build_generalist, build_student
+from raydistill.stages.roles import has_seeds, has_specialists
 from raydistill.stages.specialists import run_specialists
 from raydistill.stages.student import run_search, run_students
-from raydistill.stages.teacher import cache_targets, evaluate_ensemble
+from raydistill.stages.teacher import build_views, cache_targets, evaluate_ensemble, select_transfer_rows
 
 PIPELINE = (
     Stage("data", (), identify_source, prepare_data),
     Stage("splits", ("data",), lambda config: [config.splits, config.seed], split_data),
     Stage("generalist", ("data", "splits"), lambda config: [config.generalist, config.seed], run_generalist),
-    Stage("confusion", ("data", "splits", "generalist"), lambda config: config.grouping.affinity, measure_confusions),
+    Stage(
+        "confusion",
+        ("data", "splits", "generalist"),
+        lambda config: config.grouping.affinity,
+        measure_confusions,
+        has_specialists,
+    ),
     Stage(
         "groups",
         ("data", "splits", "confusion"),
@@ -44,45 +54,62 @@ PIPELINE = (
             config.seed,
         ],
         find_groups,
+        has_specialists,
     ),
     Stage(
         "specialists",
         ("data", "splits", "generalist", "groups"),
         lambda config: [config.specialists, _default_passes(config), config.seed],
         run_specialists,
+        has_specialists,
+    ),
+    Stage(
+        "seeds",
+        ("data", "splits"),
+        lambda config: [config.generalist, config.teacher.seeds, config.seed],
+        run_seeds,
+        has_seeds,
     ),
     Stage(
         "ensemble",
-        ("data", "splits", "generalist", "groups", "specialists"),
-        lambda config: [config.ensemble, config.specialists.dustbin],
+        ("data", "splits", "generalist", "groups", "specialists", "seeds"),
+        lambda config: [config.ensemble, config.specialists.dustbin, config.teacher],
         evaluate_ensemble,
+        lambda config: has_specialists(config) or has_seeds(config),
     ),
     Stage(
         "targets",
-        ("data", "splits", "generalist", "groups", "specialists"),
-        lambda config: [config.ensemble, config.specialists.dustbin, config.targets],
+        ("data", "splits", "generalist", "groups", "specialists", "seeds"),
+        lambda config: [
+            config.ensemble,
+            config.specialists.dustbin,
+            config.teacher,
+            config.targets,
+            config.transfer.model_dump(mode="json", exclude={"repair"}),
+            config.student.shift,
+            config.seed,
+        ],
         cache_targets,
     ),
     Stage(
         "search",
         ("data", "splits", "targets"),
-        lambda config: [config.search, config.student, _student_model(config), _default_passes(config), config.seed],
+        lambda config: [config.search, *_student_settings(config)],
         run_search,
     ),
     Stage(
         "student",
         ("data", "splits", "targets", "search"),
-        lambda config: [config.student, _student_model(config), _default_passes(config), config.seed],
+        lambda config: [config.transfer.repair, *_student_settings(config)],
         run_students,
     ),
     Stage(
         "report",
-        ("data", "splits", "generalist", "groups", "specialists", "ensemble", "targets", "search", "student"),
+        ("data", "splits", "generalist", "groups", "specialists", "seeds", "ensemble", "targets", "search", "student"),
         lambda config: None,
         build_report,
     ),
 )
-PLAN = PIPELINE[:5]  # up to the groups and their forecast
 
 
 def run_pipeline(
@@ -90,21 +117,23 @@ def run_pipeline(
     *,
     display: Display,
     start_executor: Callable[[RunFolder], Executor],
-    stages: Sequence[Stage] = PIPELINE,
+    until: str = PIPELINE[-1].name,
     on_change: str = "refuse",
+    start_from: Path | None = None,
 ) -> RunFolder:
-    """Run the stages in order, skipping those that are finished. Returns the run folder.
+    """Run the stages that the configuration wants in order, skipping those that are finished. Returns the run folder.
 
     Raises RaydistillError before any training if data, settings, models or the folder cannot be used.
     """
     check_source(config.data)
+    stages = list_stages(config, until)
     run = RunFolder(config.run_dir)
     lock = run.acquire_lock()
     context = Context(run, config, display, lambda: start_executor(run))
     try:
-        run.open(config, on_change)
-        for number, stage in enumerate(stages, start=1):
-            run_stage(context, stage, number, len(stages))
+        run.open(config, on_change, start_from)
+        for stage in stages:
+            run_stage(context, stage, [other.name for other in stages])
             if stage.name == "splits":
                 check_fit(context)
     finally:
@@ -114,11 +143,24 @@ def run_pipeline(
     return run
 
 
-def run_stage(context: Context, stage: Stage, number: int, total: int) -> None:
-    """Do a stage, or skip it if its key stands and its files verify."""
+def list_stages(config: Config, until: str) -> list[Stage]:
+    """The stages that the configuration wants, up to the named one. Raises ConfigError if it does not want that."""
+    stages = [stage for stage in PIPELINE if stage.wanted(config)]
+    names = [stage.name for stage in stages]
+    if until not in names:
+        raise ConfigError(
+            f"until: there is no stage {until!r} with teacher.kind {config.teacher.kind!r};"
+            f" give one of {', '.join(names)}"
+        )
+    return stages[: names.index(until) + 1]
+
+
+def run_stage(context: Context, stage: Stage, names: Sequence[str]) -> None:
+    """Do a stage, or skip it if its key stands and its files verify. names: all stages of the run, in order."""
     run = context.run
-    context.display.begin_stage(stage.name, number, total)
-    key = run.stage_key(stage.name, to_json(stage.settings(context.config)), stage.inputs)
+    context.display.begin_stage(stage.name, names.index(stage.name) + 1, len(names))
+    inputs = [name for name in stage.inputs if name in names]
+    key = run.stage_key(stage.name, to_json(stage.settings(context.config)), inputs)
     skipped = run.is_finished(stage.name, key)
     began = time.monotonic()
     if not skipped:
@@ -131,10 +173,13 @@ def run_stage(context: Context, stage: Stage, number: int, total: int) -> None:
 
 
 def check_fit(context: Context) -> None:
-    """Whether models and groups fit the data, before any training. Raises ModelError or ConfigError."""
-    count_groups(context.config, context.examples.classes)
+    """Whether models, groups, transfer set and views fit the data. Raises ModelError or ConfigError."""
+    if has_specialists(context.config):
+        count_groups(context.config, context.examples.classes)
     build_generalist(context.run, context.config, context.examples)
     build_student(context.run, context.config, context.examples)
+    select_transfer_rows(context.run, context.config, context.examples)
+    build_views(context.config, context.examples)
 
 
 def to_json(value: Any) -> Any:
@@ -142,6 +187,11 @@ def to_json(value: Any) -> Any:
     if isinstance(value, list):
         return [to_json(item) for item in value]
     return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+
+
+def _student_settings(config: Config) -> list[Any]:
+    """What decides a student's training."""
+    return [config.student, config.teacher.kind, _student_model(config), _default_passes(config), config.seed]
 
 
 def _default_passes(config: Config) -> Any:

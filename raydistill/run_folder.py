@@ -7,10 +7,14 @@
 
 A stage's key hashes its settings, the version of the package and the checksums of its inputs. A stage whose key stands
 and whose files verify is skipped. A stage that was interrupted finds its own partial files, if its key still stands.
+
+A run may start from another: a stage that finished there with the same key is taken over as hard links. This is safe
+because no file of a stage is ever changed in place: all are written aside and renamed (files.py), or removed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -24,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from raydistill.config import Config
 from raydistill.errors import RunFolderError
-from raydistill.files import hash_file, hash_json, read_json, write_json
+from raydistill.files import hash_file, hash_json, read_json, write_aside, write_json
 from raydistill.version import __version__
 
 STAGES = (
@@ -34,6 +38,7 @@ STAGES = (
     "confusion",
     "groups",
     "specialists",
+    "seeds",
     "ensemble",
     "targets",
     "search",
@@ -63,6 +68,10 @@ class RunFolder:
         """Folder of one specialist."""
         return self.stage_folder("specialists") / f"{index:03d}"
 
+    def seed_folder(self, index: int) -> Path:
+        """Folder of the generalist of another seed, index 1 or more."""
+        return self.stage_folder("seeds") / f"{index:03d}"
+
     def student_folder(self, name: str) -> Path:
         """Folder of the student or of one of its controls."""
         return self.stage_folder("student") / name
@@ -71,16 +80,26 @@ class RunFolder:
         """Where a stage leaves times of its parts; outside its folder, so that results do not depend on them."""
         return self.path / "timings" / f"{stage}.json"
 
-    def open(self, config: Config, on_change: str = "refuse") -> None:
+    def open(self, config: Config, on_change: str = "refuse", start_from: Path | None = None) -> None:
         """Create the folder, or check that it belongs to this configuration.
 
-        Raises RunFolderError if it is not a run folder, or was made with other settings and on_change is 'refuse'.
+        start_from: another run, whose finished stages a new folder takes over where their keys stand. It is remembered
+        in the manifest, and of no effect on a folder that has one.
+        Raises RunFolderError if it is not a run folder, or was made with other settings and on_change is 'refuse'; or
+        if start_from cannot be used.
         """
         settings = result_settings(config)
+        source = None if start_from is None else RunFolder(start_from)
+        if source is not None and source.path.resolve() == self.path.resolve():
+            raise RunFolderError(
+                f"start_from: {str(source.path)!r} is this very run folder; give that of another run, or leave it out"
+            )
         if not self.manifest_path.exists():
             self._check_unused()
+            if source is not None:
+                source.check_source()
             self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.manifest_path, _new_manifest(settings))
+            write_json(self.manifest_path, _new_manifest(settings, source))
             return
         manifest = self.read_manifest()
         changes = list_changes(manifest["settings"], settings)
@@ -94,6 +113,19 @@ class RunFolder:
                 f"{'; …' if len(changes) > 3 else ''}); take another --run-dir, or add --on-change redo"
             )
         write_json(self.manifest_path, {**manifest, "version": __version__, "settings": settings})
+
+    def check_source(self) -> None:
+        """Whether another run can start from this one. Raises RunFolderError if not."""
+        try:
+            version = self.read_manifest()["version"]
+        except RunFolderError as error:
+            told = str(error).removeprefix("run_dir: ")
+            raise RunFolderError(f"start_from: {told}; give the folder of another run") from None
+        if version != __version__:
+            raise RunFolderError(
+                f"start_from: {str(self.path)!r} was written by version {version}, this is {__version__} and would redo"
+                " every stage; leave --start-from out"
+            )
 
     def read_manifest(self) -> dict[str, Any]:
         """Read the manifest. Raises RunFolderError if there is none, or it is not ours."""
@@ -153,9 +185,14 @@ class RunFolder:
         )
 
     def is_finished(self, stage: str, key: str) -> bool:
-        """Whether the stage ran with this key and all its files still have their checksums."""
-        record = self.read_manifest()["stages"].get(stage)
-        return record is not None and record["key"] == key and self._files_verify(stage, record["files"])
+        """Whether the stage ran with this key, and all its files still have their checksums.
+
+        A stage that ran so in the run that this one starts from is taken over, and so is finished here too.
+        """
+        record = self._find_record(stage, key)
+        if record is not None and _files_verify(self.stage_folder(stage), record["files"]):
+            return True
+        return self._take_over(stage, key)
 
     def begin_stage(self, stage: str, key: str) -> None:
         """Prepare the stage's folder: partial files of the same key stay, anything else goes."""
@@ -163,8 +200,7 @@ class RunFolder:
         if not mark.exists() or mark.read_text().strip() != key:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        mark.parent.mkdir(exist_ok=True)
-        mark.write_text(key)
+        self._mark_begun(stage, key)
 
     def finish_stage(self, stage: str, key: str, seconds: float) -> None:
         """Enter the stage into the manifest, with the checksums of all its files."""
@@ -174,15 +210,48 @@ class RunFolder:
         manifest["stages"][stage] = {"key": key, "seconds": round(seconds, 3), "finished": time.time(), "files": files}
         write_json(self.manifest_path, manifest)
 
-    def _files_verify(self, stage: str, files: Mapping[str, str]) -> bool:
-        folder = self.stage_folder(stage)
-        try:
-            return all(hash_file(folder / name) == checksum for name, checksum in files.items())
-        except OSError:
+    def _take_over(self, stage: str, key: str) -> bool:
+        """Link a stage's files from the run that this one starts from, if it finished there with this key.
+
+        They are linked aside and verified there: a process may be redoing the stage in the other run.
+        """
+        manifest = self.read_manifest()
+        if manifest.get("start_from") is None:
             return False
+        source = RunFolder(Path(manifest["start_from"]))
+        record = source._find_record(stage, key) if source.manifest_path.exists() else None
+        if record is None:
+            return False
+        folder, aside = self.stage_folder(stage), self.path / f".{stage}"
+        shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            for name in record["files"]:
+                _link_file(source.stage_folder(stage) / name, aside / name)
+        if not _files_verify(aside, record["files"]):
+            shutil.rmtree(aside, ignore_errors=True)
+            return False
+        self._begun_path(stage).unlink(missing_ok=True)  # it always tells whose files the folder holds
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        self._mark_begun(stage, key)
+        if source.timing_path(stage).exists():
+            _link_file(source.timing_path(stage), self.timing_path(stage))
+        manifest["stages"][stage] = record
+        write_json(self.manifest_path, manifest)
+        return True
+
+    def _find_record(self, stage: str, key: str) -> dict[str, Any] | None:
+        """The manifest's record of a stage, if it ran with this key."""
+        record = self.read_manifest()["stages"].get(stage)
+        return record if record is not None and record["key"] == key else None
 
     def _begun_path(self, stage: str) -> Path:
         return self.path / "begun" / stage
+
+    def _mark_begun(self, stage: str, key: str) -> None:
+        mark = self._begun_path(stage)
+        mark.parent.mkdir(exist_ok=True)
+        mark.write_text(key)
 
     def _check_unused(self) -> None:
         ours = {".lock", ".owner.json"}
@@ -224,5 +293,24 @@ def list_files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
-def _new_manifest(settings: dict[str, Any]) -> dict[str, Any]:
-    return {"raydistill_format": FORMAT, "version": __version__, "settings": settings, "stages": {}}
+def _new_manifest(settings: dict[str, Any], source: RunFolder | None) -> dict[str, Any]:
+    start = {} if source is None else {"start_from": str(source.path)}
+    return {"raydistill_format": FORMAT, "version": __version__, "settings": settings, **start, "stages": {}}
+
+
+def _files_verify(folder: Path, files: Mapping[str, str]) -> bool:
+    try:
+        return all(hash_file(folder / name) == checksum for name, checksum in files.items())
+    except OSError:
+        return False
+
+
+def _link_file(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where that fails, as between file systems; what lies at the target is replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        with write_aside(target) as aside:
+            shutil.copyfile(source, aside)

@@ -1,13 +1,15 @@
-"""The teacher: a generalist and its specialists as one function of a batch.
+"""Teachers, each a function of a batch: a generalist with its specialists, and generalists that differ by their seeds.
 
-Comes in: a batch in the stored type. Goes out: log q, (N, K), by equation 5; a specialist runs only on the examples for
-which it is active.
+Comes in: a batch in the stored type. Goes out: log q, (N, K). A specialist runs only on the examples for which it is
+active.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +53,10 @@ class Ensemble:
 
     def combine(self, x: Tensor, rows: Tensor) -> TeacherOutput:
         """Equation 5 for the given rows of x."""
-        generalist = log_softmax(predict_logits(self.generalist, x, rows), dim=1)
+        return self.extend(log_softmax(predict_logits(self.generalist, x, rows), dim=1), x, rows)
+
+    def extend(self, generalist: Tensor, x: Tensor, rows: Tensor) -> TeacherOutput:
+        """Equation 5 where the generalist's log-probabilities (N, K) are known."""
         members = self.members
         active = choose_active(generalist, members, self.top_n)
         answers = [self._ask(index, x, rows[active[:, index]]) for index in range(len(self.specialists))]
@@ -63,3 +68,63 @@ class Ensemble:
         if len(rows) == 0:
             return torch.empty(0, len(group.members) + 1)
         return specialist_log_probs(predict_logits(self.specialists[index], x, rows), group)
+
+
+Mean = Literal["arithmetic", "geometric"]
+
+
+def average_log_probs(log_probs: Tensor, mean: Mean) -> Tensor:
+    """Log of the mean of members' probabilities. log_probs: (S, N, K), normalised. Returns (N, K), normalised.
+
+    The geometric mean is the softmax of the mean logits; both are used in Hinton, Vinyals, Dean 2015, section 2.
+    """
+    if mean == "geometric":
+        return log_softmax(log_probs.mean(dim=0), dim=1)
+    return log_probs.logsumexp(dim=0) - math.log(len(log_probs))
+
+
+@dataclass(frozen=True)
+class SeedEnsemble:
+    """Generalists that differ by their seeds. Call it with a batch (N, ...) for log-probabilities (N, K)."""
+
+    members: Sequence[nn.Module]
+    mean: Mean = "arithmetic"
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Log-probabilities (N, K) of a batch in the stored type."""
+        first = log_softmax(predict_logits(self.members[0], batch), dim=1)
+        return self.extend(first, batch, torch.arange(len(batch)))
+
+    def extend(self, first: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+        """Log-probabilities (N, K) for rows of x, where the first member's are known."""
+        others = [log_softmax(predict_logits(member, x, rows), dim=1) for member in self.members[1:]]
+        return average_log_probs(torch.stack([first, *others]), self.mean)
+
+
+@dataclass(frozen=True)
+class TeacherAnswers:
+    """log_probs: (N, K) of each teacher by its name; active: boolean (N, M) and gap: (N,) nats, with specialists."""
+
+    log_probs: dict[str, Tensor]
+    active: Tensor | None = None
+    gap: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """All teachers of a run; they share the generalist, which answers once for all."""
+
+    generalist: nn.Module
+    ensemble: Ensemble | None = None
+    seeds: SeedEnsemble | None = None
+
+    def answer(self, x: Tensor, rows: Tensor) -> TeacherAnswers:
+        """Answers of 'generalist', and of 'ensemble' and 'seeds' where there are such, to rows of x."""
+        generalist = log_softmax(predict_logits(self.generalist, x, rows), dim=1)
+        log_probs = {"generalist": generalist}
+        if self.seeds is not None:
+            log_probs["seeds"] = self.seeds.extend(generalist, x, rows)
+        if self.ensemble is None:
+            return TeacherAnswers(log_probs)
+        output = self.ensemble.extend(generalist, x, rows)
+        return TeacherAnswers({**log_probs, "ensemble": output.log_probs}, output.active, output.gap)

@@ -61,9 +61,7 @@ def train_model(
     checkpoint: file to resume from and to write an epoch; None for none.
     Raises FloatingPointError if the loss is not finite.
     """
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
+    optimizer = _build_optimizer(model, settings)
     best = copy_weights(model)
     progress = Progress()
     if checkpoint is not None and checkpoint.exists():
@@ -99,6 +97,49 @@ def learning_rate_at(step: int, steps: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
+def list_weights(model: nn.Module) -> list[Tensor]:
+    """Trained weights of all linear and convolutional layers; the first dimension of each counts the layer's units."""
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return [layer.weight for layer in model.modules() if isinstance(layer, kinds) and layer.weight.requires_grad]
+
+
+@torch.no_grad()
+def limit_norms(weights: list[Tensor], max_norm: float) -> None:
+    """Shorten each unit's vector of incoming weights to max_norm where it is longer: w · min(1, max_norm / |w|).
+
+    weights: (units, ...) each, changed in place; |w| is the Euclidean length over all dimensions but the first.
+    Source: Hinton et al. 2012, arXiv 1207.0580; Srivastava et al. 2014, JMLR 15, section 5.1.
+    """
+    for weight in weights:
+        weight.renorm_(p=2, dim=0, maxnorm=max_norm)
+
+
+def _build_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW, whose steps end with the limit on norms where there is one."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+    max_norm = settings.max_norm
+    if max_norm is not None:
+        weights = list_weights(model)
+        optimizer.register_step_post_hook(lambda *_: limit_norms(weights, max_norm))
+    return optimizer
+
+
+def _choose_forward(model: nn.Module, settings: TrainingConfig) -> Callable[[Tensor], Tensor]:
+    """The model, inputs -> float32 logits (B, K); with bfloat16, its products are made in that type."""
+    if settings.precision == "float32":
+        return model
+    kind = device_of(model).type
+
+    def forward(inputs: Tensor) -> Tensor:
+        with torch.autocast(kind, dtype=torch.bfloat16):
+            logits: Tensor = model(inputs)
+        return logits.float()
+
+    return forward
+
+
 def _train_epoch(
     model: nn.Module,
     batches: Batches,
@@ -110,13 +151,14 @@ def _train_epoch(
     beat: Beat,
 ) -> float:
     model.train()
+    forward = _choose_forward(model, settings)
     torch.manual_seed(mix_seed(batches.seed, epoch, 1000 + worker_rank()[0]))  # dropout
     steps = batches.count_steps()
     total, next_beat = torch.zeros((), device=device_of(model)), time.monotonic() + BEAT_SECONDS
     for step, batch in enumerate(batches.iterate(epoch)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(epoch * steps + step, epochs * steps, settings.learning_rate)
-        value = loss(model(batch.inputs), batch).mean()
+        value = loss(forward(batch.inputs), batch).mean()
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         optimizer.step()

@@ -6,7 +6,7 @@ from raydistill.config import Config, TrainingConfig, build_config
 from raydistill.data.arrays import Examples
 from raydistill.display import Silent
 from raydistill.in_process import InProcess
-from raydistill.pipeline import PIPELINE, run_pipeline
+from raydistill.pipeline import run_pipeline
 
 QUICK = {
     "generalist": {"epochs": 4, "options": {"hidden": [24]}},
@@ -26,11 +26,14 @@ def quick_config(run_dir, **changes) -> Config:
     return build_config(settings)
 
 
-def run_quick(config, stages=PIPELINE, display=None, **options):
+def whole_config(run_dir, **changes) -> Config:
+    """As quick_config, with every stage and with views."""
+    return quick_config(run_dir, **{"teacher": {"seeds": 2}, "student": {"shift": 1}, **changes})
+
+
+def run_quick(config, display=None, **options):
     """Run the pipeline in this process."""
-    return run_pipeline(
-        config, display=display or Silent(), start_executor=lambda run: InProcess(), stages=stages, **options
-    )
+    return run_pipeline(config, display=display or Silent(), start_executor=lambda run: InProcess(), **options)
 
 
 def make_examples(count=400, classes=5, features=6, seed=0) -> Examples:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from builders import make_examples
 
-from raydistill.data.arrays import measure_normalisation, shift_images
+from raydistill.data.arrays import draw_shifts, measure_normalisation, shift_images
 
 EXAMPLES = make_examples()
 
@@ -14,10 +14,11 @@ EXAMPLES = make_examples()
 def test_shifts_are_numpys_roll_with_zeros(shape):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(1, 255, (20, *shape), generator=generator, dtype=torch.uint8)
-    shifted = shift_images(images, 2, torch.Generator().manual_seed(1))
-    offsets = torch.randint(-2, 3, (2, 20, 1, 1), generator=torch.Generator().manual_seed(1)).view(2, 20)
+    shifts = draw_shifts(20, 2, torch.Generator().manual_seed(1))
+    assert set(shifts.flatten().tolist()) == {-2, -1, 0, 1, 2}
+    shifted = shift_images(images, shifts)
     axis = 1 if shape == (3, 9, 7) else 0
-    for image, got, down, right in zip(images.numpy(), shifted.numpy(), *offsets.tolist(), strict=True):
+    for image, got, down, right in zip(images.numpy(), shifted.numpy(), *shifts.t().tolist(), strict=True):
         expected = np.roll(image, (down, right), (axis, axis + 1))
         edge = [slice(None)] * len(shape)
         for place, offset, size in ((axis, down, 9), (axis + 1, right, 7)):
@@ -30,7 +31,7 @@ def test_shifts_are_numpys_roll_with_zeros(shape):
 
 def test_vectors_are_not_shifted():
     vectors = torch.randn(4, 6)
-    assert shift_images(vectors, 2, torch.Generator()) is vectors
+    assert shift_images(vectors, torch.ones(4, 2, dtype=torch.int64)) is vectors
 
 
 def test_normalisation_is_numpys():

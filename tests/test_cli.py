@@ -1,5 +1,9 @@
 """The command line as a user meets it: exit codes, one line for each mistake, help that documents everything."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -154,3 +158,22 @@ def test_export_is_loaded_again_and_agrees(capfd, finished, tmp_path, form):
     assert "largest difference" in told.out
     assert told.err == ""
     assert target.stat().st_size > 1000
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("command", "codes"), [("status", [141]), ("--help", [0, 141])])  # argparse drops the error
+def test_a_reader_that_has_gone_ends_it_quietly(finished, command, codes, unbuffered):
+    """As in `raydistill status DIR | head -1`, but sure to be gone before anything is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-m", "raydistill", command, str(finished.path)],
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert ended.stderr == ""
+    assert ended.returncode in codes

@@ -28,7 +28,11 @@ def test_defaults_are_complete():
         ({**BASE, "search": {"label_weight": [0, 2]}}, "search.label_weight: .* LOW,HIGH"),
         ({**BASE, "search": 3}, "search: 3 is not allowed"),
         ({**BASE, "specialists": {"groups": 1}}, "specialists.groups: 1 is not allowed"),
-        ({**BASE, "specialists": {"dustbin": "none"}}, "specialists.dustbin: 'none'.*'merged' or 'single'"),
+        ({**BASE, "specialists": {"dustbin": "none"}}, "specialists.dustbin: 'none'.*'merged', 'single' or 'soft'"),
+        ({**BASE, "teacher": {"seeds": 1}}, "teacher: .* is not allowed: seeds = 1 is no ensemble"),
+        ({**BASE, "teacher": {"kind": "seeds"}}, "give --teacher.seeds 2 or more"),
+        ({**BASE, "teacher": {"kind": "generalist", "seeds": 3}}, "leave seeds out"),
+        ({**BASE, "transfer": {"share": 0}}, "transfer.share: 0 is not allowed"),
         ({**BASE, "seed": -1}, "seed: -1"),
     ],
 )

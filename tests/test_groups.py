@@ -71,6 +71,19 @@ def test_growth_to_a_size():
     assert sorted(group_classes(affinity, 3, size=6).sum(1)) == [6, 6, 9]
 
 
+def test_shuffled_groups_are_others_of_the_same_shape():
+    affinity, _ = plant([4, 5, 9, 6])
+    plain = group_classes(affinity, 4)
+    shuffled = [group_classes(affinity, 4, shuffle=True, seed=seed) for seed in (0, 0, 1)]
+    for members in shuffled:
+        shared = members.astype(int) @ members.T
+        np.testing.assert_array_equal(shared, plain.astype(int) @ plain.T)  # sizes and overlaps, group by group
+        assert (members != plain).any(1).all()
+        assert measure_mass_covered(members, affinity) < measure_mass_covered(plain, affinity)
+    np.testing.assert_array_equal(shuffled[0], shuffled[1])
+    assert (shuffled[0] != shuffled[2]).any()
+
+
 @pytest.mark.parametrize("overlap", [0.0, 0.5, 4.0])
 def test_sizes_stay_within_two_and_all_but_one(overlap):
     affinity, _ = plant([1, 1, 6, 2])

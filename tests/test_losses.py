@@ -95,8 +95,12 @@ def test_soften_undoes_log_softmax():
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"temperature": 0.0, "label_weight": 0.5}, "temperature"),
+        ({"temperature": 0.0, "label_weight": 0.5}, "temperature: 0.0 "),
+        ({"temperature": -2.0, "label_weight": 0.5}, "temperature: -2.0 "),
+        ({"temperature": np.nan, "label_weight": 0.5}, "temperature: nan "),
+        ({"temperature": np.inf, "label_weight": 0.5}, "temperature: inf "),
         ({"temperature": 1.0, "label_weight": 1.5}, "label_weight"),
+        ({"temperature": 1.0, "label_weight": np.nan}, "label_weight"),
     ],
 )
 def test_refuses_bad_settings(settings, named):

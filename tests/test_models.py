@@ -41,6 +41,18 @@ def test_normalisation_comes_first():
     torch.testing.assert_close(model[0](torch.tensor([4.0, 8.0])), torch.tensor([0.0, 2.0]))
 
 
+def test_inputs_are_dropped_only_in_training():
+    """A dropped input is 0 after normalisation, and the others are raised, so that the expectation stays."""
+    plain, dropped = build("mlp"), build("mlp", input_dropout=0.25)
+    images = torch.full((400, 8, 8), 6.0)  # 1 once normalised
+    torch.testing.assert_close(dropped.eval()(images), plain(images), rtol=0, atol=0)
+    seen = []
+    dropped[1][2].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    dropped.train()(images)
+    torch.testing.assert_close(seen[0].unique(), torch.tensor([0.0, 4 / 3]))
+    assert seen[0].mean() == pytest.approx(1, abs=0.02)  # its standard deviation is 0.0036
+
+
 def test_seed_decides_and_leaves_torchs_own_alone():
     torch.manual_seed(5)
     first, again, other = (next(build("mlp", seed=seed).parameters()) for seed in (1, 1, 2))

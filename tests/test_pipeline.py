@@ -11,22 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import quick_config, run_quick
+from builders import quick_config, run_quick, whole_config
 from sklearn.datasets import load_digits
 
 import raydistill
-from raydistill.data.arrays import open_examples, read_split
+from raydistill.data.arrays import open_examples, read_split, read_transfer_rows
 from raydistill.display import Silent
 from raydistill.errors import ConfigError, ModelError, RunFolderError
-from raydistill.files import read_json
-from raydistill.pipeline import PLAN
+from raydistill.files import read_json, read_tensors
 from raydistill.run_folder import STAGES, RunFolder
+from raydistill.stages.teacher import build_views
 from raydistill.targets import SoftTargets
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    config = quick_config(tmp_path_factory.mktemp("pipeline") / "run")
+    config = whole_config(tmp_path_factory.mktemp("pipeline") / "run")
     return run_quick(config)
 
 
@@ -80,7 +80,7 @@ def test_a_changed_file_redoes_its_stage_and_what_depends_on_it(finished, tmp_pa
 def test_another_search_redoes_search_and_student_only(finished, tmp_path):
     shutil.copytree(finished.path, tmp_path / "run")
     display = Recorder()
-    config = quick_config(tmp_path / "run", search={"trials": 2})
+    config = whole_config(tmp_path / "run", search={"trials": 2})
     with pytest.raises(RunFolderError, match=r"search\.trials 3 -> 2"):
         run_quick(config)
     run_quick(config, display=display, on_change="redo")
@@ -88,16 +88,16 @@ def test_another_search_redoes_search_and_student_only(finished, tmp_path):
 
 
 def test_plan_stops_before_the_fan_out(tmp_path):
-    run = run_quick(quick_config(tmp_path / "run"), stages=PLAN)
-    assert list(run.read_manifest()["stages"]) == list(STAGES[:5])
+    run = run_quick(quick_config(tmp_path / "run"), until="groups")
+    assert list(run.read_manifest()["stages"]) == ["data", "splits", "generalist", "confusion", "groups"]
 
 
 def test_controls_have_the_students_steps_and_start(finished):
     histories = [
         read_json(finished.student_folder(name) / "training.json")["history"]
-        for name in ("student", "labels_only", "generalist_targets")
+        for name in ("student", "labels_only", "generalist_targets", "seeds_targets")
     ]
-    assert [len(history) for history in histories] == [4, 4, 4]
+    assert [len(history) for history in histories] == [4, 4, 4, 4]
 
 
 def test_student_beats_guessing(finished):
@@ -123,8 +123,89 @@ def test_cache_holds_what_the_ensemble_says(finished):
     torch.testing.assert_close(targets.read(torch.arange(40)).exp(), said.exp(), atol=2e-3, rtol=1e-2)
 
 
+def test_views_are_cached_with_the_answer_to_each(finished):
+    config, examples, rows = finished.read_config(), open_examples(finished), read_transfer_rows(finished)
+    views, teacher = build_views(config, examples), raydistill.load_ensemble(finished.path)
+    targets = SoftTargets.open(finished.stage_folder("targets") / "ensemble")
+    assert targets.log_probs.shape == (8 * len(rows), 10)
+    for view in (0, 3, 7):
+        shown = views.show(examples.x[rows[:20]], rows[:20], view)
+        assert torch.equal(shown, examples.x[rows[:20]]) == (view == 0)
+        cached = targets.read(view * len(rows) + torch.arange(20))
+        torch.testing.assert_close(cached.exp(), teacher(shown).exp(), atol=2e-3, rtol=1e-2)
+
+
+def test_seeds_are_other_networks_of_the_same_kind(finished):
+    first, second = (
+        read_tensors(folder / "weights.safetensors")[0]
+        for folder in (finished.stage_folder("generalist"), finished.seed_folder(1))
+    )
+    assert first.keys() == second.keys()
+    assert not torch.equal(first["network.1.weight"], second["network.1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("teacher", "stages", "students"),
+    [
+        ({"kind": "generalist"}, {"seeds", "confusion", "groups", "specialists", "ensemble"}, ["labels_only"]),
+        (
+            {"kind": "seeds", "seeds": 2},
+            {"confusion", "groups", "specialists"},
+            ["generalist_targets", "labels_only"],
+        ),
+    ],
+)
+def test_other_teachers_leave_out_what_they_do_not_need(tmp_path, teacher, stages, students):
+    run = run_quick(quick_config(tmp_path / "run", teacher=teacher))
+    assert tuple(run.read_manifest()["stages"]) == tuple(name for name in STAGES if name not in stages)
+    assert sorted(path.name for path in run.stage_folder("student").iterdir()) == [*students, "student"]
+    with pytest.raises(ConfigError, match=r"until: there is no stage 'groups' with teacher.kind"):
+        run_quick(run.read_config(), until="groups")
+
+
+def test_a_point_is_not_searched(tmp_path):
+    point = {"temperature": [3, 3], "label_weight": [0.1, 0.1]}
+    run = run_quick(quick_config(tmp_path / "run", search=point), until="search")
+    found = read_json(run.stage_folder("search") / "search.json")
+    assert found["trials"] == []
+    assert (found["best"]["temperature"], found["best"]["label_weight"]) == (3, 0.1)
+
+
+def test_students_without_controls(tmp_path):
+    run = run_quick(quick_config(tmp_path / "run", student={"controls": False}))
+    assert [path.name for path in run.stage_folder("student").iterdir()] == ["student"]
+
+
+def test_absent_classes_are_repaired(tmp_path):
+    transfer = {"without": ["3", "8"]}
+    runs = [
+        run_quick(quick_config(tmp_path / repair, student={"epochs": 30}, transfer={**transfer, "repair": repair}))
+        for repair in ("auto", "never")
+    ]
+    examples = open_examples(runs[0])
+    assert set(examples.y[read_transfer_rows(runs[0])].tolist()) == {0, 1, 2, 4, 5, 6, 7, 9}
+    found = read_json(runs[0].student_folder("student") / "repair.json")
+    assert found["classes"] == [3, 8]
+    assert found["tune_accuracy_after"] > found["tune_accuracy_before"] + 0.02
+    assert not (runs[1].student_folder("student") / "repair.json").exists()
+    repaired, plain = (raydistill.load_student(run.path)(examples.x[:50]) for run in runs)
+    expected = plain.clone()
+    expected[:, [3, 8]] += torch.tensor(found["offsets"])
+    torch.testing.assert_close(repaired, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_labels_alone_may_end_early(tmp_path):
+    student = {"epochs": 40, "labels_patience": 1, "learning_rate": 0.05}
+    run = run_quick(quick_config(tmp_path / "run", student=student))
+    lengths = {
+        name: len(read_json(run.student_folder(name) / "training.json")["history"])
+        for name in ("student", "labels_only")
+    }
+    assert lengths["labels_only"] < lengths["student"] == 40
+
+
 def test_unfinished_runs_are_told(tmp_path):
-    run = run_quick(quick_config(tmp_path / "run"), stages=PLAN)
+    run = run_quick(quick_config(tmp_path / "run"), until="groups")
     with pytest.raises(RunFolderError, match="no finished 'student'"):
         raydistill.load_student(run.path)
     with pytest.raises(RunFolderError, match="no finished specialists"):
@@ -144,12 +225,12 @@ def test_misfits_are_told_before_training(tmp_path, changes, error, told):
         run_quick(quick_config(tmp_path / "run", **changes))
     run = RunFolder(tmp_path / "run")
     assert set(run.read_manifest()["stages"]) == {"data", "splits"}
-    run_quick(quick_config(tmp_path / "run"), stages=PLAN)  # the corrected command goes on in the same folder
+    run_quick(quick_config(tmp_path / "run"), until="groups")  # the corrected command goes on in the same folder
 
 
 KILLED_DRIVER = """
 import os, signal, sys, time
-from builders import quick_config, run_quick
+from builders import run_quick, whole_config
 from raydistill import files
 stage, run_dir = sys.argv[1], sys.argv[2]
 replace, seen = os.replace, []
@@ -160,7 +241,7 @@ def replace_then_maybe_die(source, target):
         if len(seen) == 2 or stage in ("ensemble", "search"):
             os.kill(os.getpid(), signal.SIGKILL)
 os.replace = replace_then_maybe_die
-run_quick(quick_config(run_dir))
+run_quick(whole_config(run_dir))
 """
 
 
@@ -172,7 +253,7 @@ def test_killed_in_any_stage_ends_the_same(finished, tmp_path, stage):
     killed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     display, began = Recorder(), time.monotonic()
-    run = run_quick(quick_config(tmp_path / "run"), display=display)
+    run = run_quick(whole_config(tmp_path / "run"), display=display)
     before = STAGES.index(stage)
     assert display.skipped == [True] * before + [False] * (len(STAGES) - before)
     assert list_results(run) == list_results(finished)

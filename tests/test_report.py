@@ -11,8 +11,9 @@ import torch
 from builders import quick_config, run_quick
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 
-from raydistill.files import read_array, read_json
-from raydistill.report import format_table, read_report
+from raydistill.errors import RunFolderError
+from raydistill.files import read_array, read_json, write_array, write_json
+from raydistill.report import compare_runs, format_table, read_report
 from raydistill.report.answers import Answers, join_answers, reduce_answers
 from raydistill.report.metrics import (
     compare_models,
@@ -21,19 +22,52 @@ from raydistill.report.metrics import (
     tabulate_coverage,
 )
 from raydistill.report.page import render_page
-from raydistill.report.pictures import count_errors, order_classes
+from raydistill.report.pictures import count_errors, draw_confusions, order_classes
 from raydistill.report.verdict import judge_run
-from raydistill.run_folder import STAGES
+from raydistill.run_folder import STAGES, RunFolder
+
+KINDS = {
+    "specialists": {},
+    "rivals": {"teacher": {"seeds": 2}, "transfer": {"without": ["3"]}},
+    "seeds": {"teacher": {"kind": "seeds", "seeds": 2}, "student": {"labels_patience": 1}},
+    "generalist": {
+        "teacher": {"kind": "generalist"},
+        "search": {"temperature": [3, 3], "label_weight": [0.2, 0.2]},
+        "transfer": {"share": 0.5},
+    },
+}
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    return run_quick(quick_config(tmp_path_factory.mktemp("report") / "run"))
+def find_run(tmp_path_factory):
+    """A finished run of each kind, made when it is first asked for."""
+    folder = tmp_path_factory.mktemp("report")
+    runs = {}
+
+    def find(kind):
+        if kind not in runs:
+            runs[kind] = run_quick(quick_config(folder / kind, **KINDS[kind]))
+        return runs[kind]
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def finished(find_run):
+    return find_run("specialists")
 
 
 @pytest.fixture(scope="module")
 def report(finished):
     return read_report(finished)
+
+
+def read_page(run):
+    return (run.stage_folder("report") / "report.html").read_text()
+
+
+def figures_of(report, name):
+    return report[name] if name in report else report["controls"][name]
 
 
 def draw(examples=700, classes=24, seed=1):
@@ -145,31 +179,106 @@ def test_coverage_ends_with_ten_or_more_and_survives_hopeless_classes():
     assert [(row["specialists"], row["relative_gain"]) for row in rows] == [(9, None), (10, 0.0)]
 
 
+# comparison of two runs
+
+
+@pytest.fixture
+def make_answers(tmp_path):
+    """A run folder with the answers of two models, the second of which says 0 to everything."""
+
+    def make(name, labels, predicted):
+        folder = RunFolder(tmp_path / name).stage_folder("report")
+        write_json(folder / "report.json", {"models": ["student", "naught"]})
+        write_array(folder / "labels.npy", np.array(labels, dtype=np.int32))
+        write_array(folder / "predicted.npy", np.array([predicted, np.zeros_like(predicted)], dtype=np.int32))
+        return RunFolder(tmp_path / name)
+
+    return make
+
+
+def test_models_of_two_runs_are_compared_example_by_example(make_answers):
+    labels = np.arange(200) % 5
+    first, second = labels.copy(), labels.copy()
+    first[:12] += 1  # wrong where the second is right
+    second[12:17] += 1
+    first[17:20] = second[17:20] = 9
+    test = compare_runs(make_answers("a", labels, first), "student", make_answers("b", labels, second), "student")
+    assert (test.first_only_right, test.second_only_right) == (5, 12)
+    assert test.difference == pytest.approx(-7 / 200)
+    assert test.p_value == pytest.approx(2 * sum(math.comb(17, k) for k in range(6)) / 2**17)
+
+
+def test_a_run_compared_with_itself_gives_its_report(find_run):
+    run = find_run("rivals")
+    for pair, expected in read_report(run)["significance"].items():
+        first, second = pair.split("_vs_")
+        test = vars(compare_runs(run, first, run, second))
+        assert {**test, "interval": list(test["interval"])} == expected, pair
+
+
+def test_runs_with_other_test_examples_are_refused(make_answers, tmp_path):
+    run = make_answers("a", [0, 1, 2, 3], [0, 1, 2, 2])
+    for name, labels in (("b", [0, 1, 2, 4]), ("c", [0, 1, 2])):
+        other = make_answers(name, labels, labels)
+        with pytest.raises(RunFolderError, match="different test examples") as caught:
+            compare_runs(run, "student", other, "student")
+        assert str(run.path) in str(caught.value)
+        assert str(other.path) in str(caught.value)
+    with pytest.raises(RunFolderError, match="no model 'ensemble'; give one of student, naught"):
+        compare_runs(run, "student", run, "ensemble")
+    with pytest.raises(RunFolderError, match="has no report yet"):
+        compare_runs(run, "student", RunFolder(tmp_path / "none"), "student")
+
+
 # the verdict
 
 
-def planted(generalist=0.80, ensemble=0.82, student=0.82, labels_only=0.80, targets=0.80, noise=0.02, train_loss=0.5):
-    """Numbers of a run of 10,000 test examples, of which two models disagree in `noise` beyond their difference."""
+def compare_planted(first, second, noise=0.02):
+    """Models of these accuracies on 10,000 examples that disagree in `noise` beyond their difference."""
+    more = round(abs(first - second) * 10_000)
+    pair = (more + round(noise * 5000), round(noise * 5000))
+    pair = pair if first >= second else pair[::-1]
+    return vars(compare_models(*right_and_wrong(*pair, both=10_000 - sum(pair), neither=0)))
 
-    def compare(first, second):
-        more = round(abs(first - second) * 10_000)
-        pair = (more + round(noise * 5000), round(noise * 5000))
-        pair = pair if first >= second else pair[::-1]
-        return vars(compare_models(*right_and_wrong(*pair, both=10_000 - sum(pair), neither=0)))
 
+def planted(
+    teacher="ensemble",
+    generalist=0.80,
+    ensemble=0.82,
+    student=0.82,
+    labels_only=0.80,
+    targets=0.80,
+    seeds=None,
+    seeds_targets=None,
+    train_loss=0.5,
+    labels_patience=None,
+    repair=None,
+):
+    """Numbers of a run of 10,000 test examples. ensemble: accuracy of the teacher, unless that is the generalist."""
+    controls = {"labels_only": labels_only, "generalist_targets": targets, "seeds_targets": seeds_targets}
+    if teacher == "generalist":
+        controls["generalist_targets"] = None
+    controls = {name: accuracy for name, accuracy in controls.items() if accuracy is not None}
+    accuracies = {"generalist": generalist, teacher: generalist if teacher == "generalist" else ensemble}
+    significance = {f"{teacher}_vs_generalist": compare_planted(accuracies[teacher], generalist)}
+    if seeds is not None:
+        accuracies["seeds"] = seeds
+        significance["ensemble_vs_seeds"] = compare_planted(ensemble, seeds)
+    significance |= {
+        f"student_vs_{name}": compare_planted(student, other) for name, other in (accuracies | controls).items()
+    }
+    facts = {
+        "generalist": {"train_loss": train_loss, "valid_loss": 0.6, "parameters": 1000},
+        "ensemble": {"specialists": 16, "parameters": 1700},
+        "seeds": {"members": 10, "parameters": 10_000},
+    }
     return {
-        "generalist": {"test_accuracy": generalist, "train_loss": train_loss, "valid_loss": 0.6},
-        "ensemble": {"test_accuracy": ensemble, "specialists": 16, "parameters": 1700},
-        "student": {"test_accuracy": student, "parameters": 100},
-        "controls": {
-            "labels_only": {"test_accuracy": labels_only},
-            "generalist_targets": {"test_accuracy": targets},
-        },
-        "significance": {
-            "ensemble_vs_generalist": compare(ensemble, generalist),
-            "student_vs_labels_only": compare(student, labels_only),
-            "student_vs_generalist_targets": compare(student, targets),
-        },
+        "teacher": teacher,
+        **{name: {"test_accuracy": accuracy, **facts[name]} for name, accuracy in accuracies.items()},
+        "student": {"test_accuracy": student, "parameters": 100, **({"repair": repair} if repair else {})},
+        "controls": {name: {"test_accuracy": accuracy} for name, accuracy in controls.items()},
+        "significance": significance,
+        "settings": {"student": {"labels_patience": labels_patience}},
     }
 
 
@@ -206,6 +315,79 @@ def test_verdict_says_what_went_wrong(changes, told):
     assert verdict["student_beats_controls"] == (changes.get("student", 0.82) > 0.805)
 
 
+def test_verdict_of_an_ensemble_of_seeds():
+    verdict = judge_run(planted("seeds", student=0.81))
+    assert verdict["seeds_paid"]
+    assert verdict["student_kept"] == pytest.approx(0.5)
+    assert verdict["sentences"][0] == (
+        "The ensemble paid: 80.00% of the test examples right with the generalist alone, 82.00% with 10 generalists of"
+        " different seeds (p < 0.0001), 10% fewer errors."
+    )
+    assert "specialist" not in " ".join(verdict["sentences"])
+    assert "100 parameters for the ensemble's 10,000" in verdict["sentences"][1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seeds": 0.82, "seeds_targets": 0.80}, "With 10 generalists of different seeds, 82.00% are right"),
+        ({"seeds": 0.82, "seeds_targets": 0.80}, "specialists are no different from those (p = 1)"),
+        ({"seeds": 0.80, "seeds_targets": 0.80}, "specialists are better than those (p < 0.0001)"),
+        ({"seeds": 0.84, "seeds_targets": 0.80}, "specialists are worse than those"),
+        (
+            {"seeds": 0.82, "seeds_targets": 0.82},
+            "targets (80.00%, p < 0.0001) and no different from on the seeds' targets",
+        ),
+        ({"seeds": 0.82, "seeds_targets": 0.82}, "Ship the student."),
+        ({"seeds": 0.84, "seeds_targets": 0.84}, "Ship the network that was trained on the seeds' targets"),
+        ({"labels_patience": 3}, "than on labels only with early stopping (80.00%"),
+    ],
+)
+def test_verdict_of_specialists_against_seeds(changes, told):
+    assert told in " ".join(judge_run(planted(**changes))["sentences"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept", "told"),
+    [
+        ({}, 0.5, "The student kept 50% of the lead that its teacher has over labels only."),
+        ({}, 0.5, "Ship the student."),
+        ({"student": 0.83}, 1.5, "kept the whole lead"),
+        ({"student": 0.79}, -0.5, "kept none of the lead"),
+        ({"student": 0.801}, 0.05, "Try a wider student, more passes or more trials: the teacher knows more"),
+        ({"generalist": 0.80, "student": 0.80}, None, "The teacher has no lead over labels only."),
+        ({"generalist": 0.80, "student": 0.80}, None, "Ship the network that was trained on labels only"),
+    ],
+)
+def test_verdict_of_plain_distillation(changes, kept, told):
+    verdict = judge_run(planted("generalist", **{"generalist": 0.82, "student": 0.81, **changes}))
+    assert verdict["student_kept"] == (None if kept is None else pytest.approx(kept))
+    assert told in " ".join(verdict["sentences"])
+    assert "specialist" not in " ".join(verdict["sentences"])
+
+
+def test_verdict_of_plain_distillation_gives_all_figures():
+    assert judge_run(planted("generalist", generalist=0.82, student=0.81))["sentences"][0].startswith(
+        "The student, 100 parameters, is right in 81.00% of the test examples; its teacher, 1,000 parameters, in"
+        " 82.00%; the same network on labels only in 80.00% (p < 0.0001)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("classes", "told"),
+    [
+        (["3"], "has few or no examples of class 3; its bias was fitted"),
+        (["3", "7"], "of classes 3 and 7; their biases were fitted"),
+        (list("abcdefgh"), "of classes a, b, c, d, e and 3 more; their biases were fitted"),
+    ],
+)
+def test_verdict_tells_of_a_repair(classes, told):
+    repair = {"classes": classes, "offsets": [3.5] * len(classes), "unrepaired": {"test_accuracy": 0.71}}
+    text = " ".join(judge_run(planted(repair=repair))["sentences"])
+    assert told in text
+    assert "took the student from 71.00% of the test examples right to 82.00%." in text
+
+
 # the run's report
 
 
@@ -223,9 +405,19 @@ def test_report_has_what_readers_rely_on(report):
         assert model["test_nll"] > 0
         assert model["parameters"] > 0
     assert set(report["controls"]) == {"labels_only", "generalist_targets"}
+    assert report["teacher"] == "ensemble"
+    assert report["transfer"] == {"examples": 1223, "share_of_training": 1.0}
+    assert "seeds" not in report
+    assert list(report["significance"]) == [
+        "ensemble_vs_generalist",
+        "student_vs_generalist",
+        "student_vs_ensemble",
+        "student_vs_labels_only",
+        "student_vs_generalist_targets",
+    ]
     assert 0 < report["student"]["temperature"] < 20
     assert 0 <= report["student"]["label_weight"] <= 0.5
-    assert [stage["name"] for stage in report["stages"]] == list(STAGES)
+    assert [stage["name"] for stage in report["stages"]] == [name for name in STAGES if name != "seeds"]
     assert not any(stage["skipped"] for stage in report["stages"])
     assert sum(row["examples"] for row in report["coverage"]) == 216
     assert len(report["groups"]) == report["ensemble"]["specialists"] == 3
@@ -252,10 +444,210 @@ def test_the_table_shows_every_model(report):
     for model in (report["generalist"], report["ensemble"], report["student"], *report["controls"].values()):
         assert f"{model['test_accuracy']:.2%}" in text
     assert report["verdict"]["sentences"][0] in text
+    for name in ("ensemble: generalist and 3 specialists", "labels only", "generalist's targets"):
+        assert name in text
+    assert "repair" not in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "teacher", "models", "compared"),
+    [
+        (
+            "rivals",
+            "ensemble",
+            ["generalist", "ensemble", "seeds", "student", "labels_only", "generalist_targets", "seeds_targets"],
+            {
+                *("ensemble_vs_generalist", "student_vs_generalist", "student_vs_ensemble", "ensemble_vs_seeds"),
+                *("student_vs_labels_only", "student_vs_generalist_targets", "student_vs_seeds_targets"),
+            },
+        ),
+        (
+            "seeds",
+            "seeds",
+            ["generalist", "seeds", "student", "labels_only", "generalist_targets"],
+            {
+                *("seeds_vs_generalist", "student_vs_generalist", "student_vs_seeds"),
+                *("student_vs_labels_only", "student_vs_generalist_targets"),
+            },
+        ),
+        (
+            "generalist",
+            "generalist",
+            ["generalist", "student", "labels_only"],
+            {"student_vs_generalist", "student_vs_labels_only"},
+        ),
+    ],
+)
+def test_report_of_each_kind(find_run, kind, teacher, models, compared):
+    report = read_report(find_run(kind))
+    assert report["teacher"] == teacher
+    assert report["models"] == models
+    assert set(report["significance"]) == compared
+    assert list(report["controls"]) == [name for name in models if name == "labels_only" or name.endswith("_targets")]
+    for name in ("ensemble", "seeds"):
+        assert (name in report) == (name in models)
+    for name in ("coverage", "groups", "grouping"):
+        assert (name in report) == ("ensemble" in models)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_on_disk_give_the_figures_again(find_run, kind):
+    from raydistill.data.arrays import open_examples, read_split
+
+    run = find_run(kind)
+    report = read_report(run)
+    predicted, labels = (read_array(run.stage_folder("report") / f"{name}.npy") for name in ("predicted", "labels"))
+    assert predicted.dtype == labels.dtype == np.int32
+    assert predicted.shape == (len(report["models"]), 216)
+    np.testing.assert_array_equal(labels, open_examples(run).y[read_split(run, "test")])
+    for name, answers in zip(report["models"], predicted, strict=True):
+        assert figures_of(report, name)["test_accuracy"] == pytest.approx(accuracy_score(labels, answers)), name
+
+
+@pytest.mark.parametrize("kind", ["rivals", "seeds"])
+def test_figures_of_the_seeds_agree_with_the_mean_of_their_probabilities(find_run, kind):
+    from safetensors.torch import load_file
+
+    from raydistill.data.arrays import open_examples, read_split
+
+    run = find_run(kind)
+    examples, rows = open_examples(run), read_split(run, "test")
+    folders = [run.stage_folder("generalist"), run.seed_folder(1)]
+    weights = [load_file(folder / "weights.safetensors") for folder in folders]
+    probs = sum(forward_mlp(tensors, examples.x[rows]).softmax(1) for tensors in weights).numpy() / 2
+    seeds, labels = read_report(run)["seeds"], examples.y[rows]
+    assert seeds["test_accuracy"] == pytest.approx(accuracy_score(labels, probs.argmax(1)))
+    assert seeds["test_nll"] == pytest.approx(log_loss(labels, probs), rel=1e-5)
+    assert seeds["members"] == 2
+    assert seeds["parameters"] == 2 * (64 * 24 + 24 + 24 * 10 + 10)
+
+
+def forward_mlp(tensors, x, bias_offsets=0.0):
+    """Logits of a quick run's network, from its weights alone."""
+    first, last = sorted(name.removesuffix(".weight") for name in tensors if name.endswith(".weight"))
+    mean, inverse_std = (
+        next(value for name, value in tensors.items() if name.endswith(end)) for end in ("mean", "_std")
+    )
+    hidden = ((x.float().flatten(1) - mean) * inverse_std) @ tensors[f"{first}.weight"].T + tensors[f"{first}.bias"]
+    return hidden.relu() @ tensors[f"{last}.weight"].T + tensors[f"{last}.bias"] + bias_offsets
+
+
+def test_figures_before_the_repair_agree_with_the_student_whose_biases_are_taken_back(find_run):
+    from safetensors.torch import load_file
+
+    from raydistill.data.arrays import open_examples, read_split
+
+    run = find_run("rivals")
+    student = read_report(run)["student"]
+    assert student["repair"]["classes"] == ["3"]
+    examples, rows = open_examples(run), read_split(run, "test")
+    labels, tensors = examples.y[rows], load_file(run.student_folder("student") / "weights.safetensors")
+    taken_back = torch.zeros(10)
+    taken_back[3] = -student["repair"]["offsets"][0]
+    for figures, offsets in ((student, torch.zeros(10)), (student["repair"]["unrepaired"], taken_back)):
+        probs = forward_mlp(tensors, examples.x[rows], offsets).softmax(1).numpy()
+        assert figures["test_accuracy"] == pytest.approx(accuracy_score(labels, probs.argmax(1)))
+        assert figures["test_nll"] == pytest.approx(log_loss(labels, probs), rel=1e-5)
+    before = student["repair"]["unrepaired"]
+    assert student["test_accuracy"] > before["test_accuracy"]
+    row = next(line for line in format_table(read_report(run)).splitlines() if line.startswith("the same before"))
+    assert row.split()[-4:-2] == [f"{before['test_accuracy']:.2%}", f"{before['test_nll']:.4f}"]
+
+
+def test_the_transfer_set_is_told(find_run):
+    from raydistill.data.arrays import open_examples, read_split
+
+    run = find_run("rivals")
+    labels = open_examples(run).y[read_split(run, "fit")]
+    kept = int((labels != 3).sum())
+    assert read_report(run)["transfer"] == {"examples": kept, "share_of_training": pytest.approx(kept / len(labels))}
+    assert re.search(
+        rf"transfer set of {kept:,} examples,\s+{kept / len(labels):.2%} of the training rows, without 3.",
+        read_page(run),
+    )
+    share = read_report(find_run("generalist"))["transfer"]["share_of_training"]
+    assert share == pytest.approx(0.5, abs=0.01)
+    assert re.search(rf"{share:.2%} of the training rows\.", read_page(find_run("generalist")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows"),
+    [
+        (
+            "rivals",
+            (
+                "ensemble: generalist and 3 specialists",
+                "ensemble: 2 generalists of different seeds",
+                "the same before its repair",
+                "control: same network, seeds' targets",
+            ),
+        ),
+        ("seeds", ("ensemble: 2 generalists of different seeds", "control: same network, generalist's targets")),
+        ("generalist", ("control: same network, labels only",)),
+    ],
+)
+def test_the_table_of_each_kind(find_run, kind, rows):
+    report = read_report(find_run(kind))
+    text = format_table(report)
+    for row in rows:
+        assert row in text
+    for name in report["models"]:
+        assert f"{figures_of(report, name)['test_accuracy']:.2%}" in text
+    assert len(text.split("\n\n")[0].splitlines()) == 1 + len(report["models"]) + ("repair" in report["student"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "pictures", "has", "has_not"),
+    [
+        (
+            "rivals",
+            7,
+            (
+                "Gain by coverage",
+                "Groups",
+                "(boxes)",
+                "2 generalist&#39;s targets, 3 seeds&#39; targets).",
+                "before its repair",
+            ),
+            ("stops once the tune split",),
+        ),
+        (
+            "seeds",
+            6,
+            (
+                "generalist of another seed",
+                "stops once the tune split",
+                "its controls (1 labels only, 2 generalist&#39;s targets).",
+            ),
+            ("Gain by coverage", "Groups", "(boxes)", "specialist", "before its repair"),
+        ),
+        (
+            "generalist",
+            4,
+            ("Fixed by the settings: temperature 3.00", "its control (1 labels only)."),
+            ("Gain by coverage", "Groups", "(boxes)", "trials.", "fan-out"),
+        ),
+    ],
+)
+def test_the_page_of_each_kind(find_run, kind, pictures, has, has_not):
+    page = read_page(find_run(kind))
+    text = page[: page.index("All settings")]
+    assert len(re.findall(r"<svg.*?</svg>", page, re.DOTALL)) == pictures
+    for words in has:
+        assert words in text
+    for words in has_not:
+        assert words not in text
+
+
+def test_a_run_done_again_with_another_teacher_shows_nothing_of_the_former(tmp_path):
+    run_quick(quick_config(tmp_path / "run"))
+    run = run_quick(quick_config(tmp_path / "run", teacher={"kind": "generalist"}), on_change="redo")
+    assert read_report(run)["models"] == ["generalist", "student", "labels_only"]
+    assert "Which worker trained which specialist" not in read_page(run)
 
 
 def test_the_page_is_whole_and_needs_no_network(finished):
-    page = (finished.stage_folder("report") / "report.html").read_text()
+    page = read_page(finished)
     assert not re.findall(r"""(?:src|href)=["'](?!#|data:)""", page)
     assert "<script" not in page
     assert "@import" not in page
@@ -273,16 +665,22 @@ def test_the_page_is_whole_and_needs_no_network(finished):
         "fan-out",
     ):
         assert heading in page
+    assert "The student (0) and its controls (1 labels only, 2 generalist&#39;s targets)." in page
+    assert "transfer set" not in page
 
 
 def test_names_of_classes_cannot_break_the_page(finished, report):
     hostile = json.loads(json.dumps(report))
     hostile["groups"][0]["name"] = "<script>alert(1)</script> & «日本»"
     hostile["data"]["source"] = "npz:</title><b>"
+    hostile["verdict"]["sentences"][0] = "class <script>alert(2)</script>"
+    hostile["settings"]["transfer"]["without"] = ["<script>alert(3)</script>"]
+    hostile["transfer"]["share_of_training"] = 0.5
     answers = answers_of([0, 1, 2], [0, 2, 2])
     page = render_page(finished, hostile, dict.fromkeys(("generalist", "ensemble", "student"), answers))
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; «日本»" in page
+    assert "without &lt;script&gt;alert(3)&lt;/script&gt;." in page
 
 
 def test_the_test_rows_are_read_by_the_report_alone():
@@ -327,6 +725,14 @@ def test_many_classes_share_pixels():
     shared = count_errors(reduce_answers(log_probs, labels), np.arange(25), most=7)  # blocks of 4 classes
     expected = [[whole[i : i + 4, j : j + 4].sum() for j in range(0, 25, 4)] for i in range(0, 25, 4)]
     np.testing.assert_array_equal(shared, expected)
+
+
+@pytest.mark.parametrize("ends", [[], [9, 24], [4, 4, 15]])
+def test_each_group_has_its_box(ends):
+    log_probs, labels = draw()
+    answers = reduce_answers(log_probs, labels)
+    svg = draw_confusions({"generalist": answers, "student": answers}, np.arange(24), ends)
+    assert svg.count("stroke: #0b7a75") == 2 * len(ends)
 
 
 def test_groups_are_named_whole_in_the_report(finished, report):

@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from builders import quick_config, run_quick
 from scipy.special import logsumexp
 from torch import nn
 
 from raydistill.batches import Batch
+from raydistill.config import SpecialistsConfig
 from raydistill.specialists import (
     Group,
     enriched_loss,
@@ -16,8 +18,11 @@ from raydistill.specialists import (
     prior_shift,
     reduce_logits,
     sample_enriched,
+    soft_enriched_loss,
     specialist_log_probs,
 )
+from raydistill.stages.networks import read_training
+from raydistill.stages.specialists import choose_shift, train_specialist
 
 MEMBERS = torch.tensor([1, 4, 5])
 REST = [0, 2, 3, 6]
@@ -31,11 +36,11 @@ def draw(batch=12, classes=7):
 
 def reduce_by_hand(logits, dustbin):
     z = logits.numpy()
-    bin_logit = logsumexp(z[:, REST], axis=1) if dustbin == "merged" else z[:, REST[0]]
+    bin_logit = z[:, REST[0]] if dustbin == "single" else logsumexp(z[:, REST], axis=1)
     return np.concatenate([z[:, MEMBERS.numpy()], bin_logit[:, None]], 1)
 
 
-@pytest.mark.parametrize("dustbin", ["merged", "single"])
+@pytest.mark.parametrize("dustbin", ["merged", "single", "soft"])
 def test_logits_are_the_groups_and_the_dustbins(dustbin):
     logits, _ = draw()
     np.testing.assert_allclose(reduce_logits(logits, Group(MEMBERS, 7, dustbin)), reduce_by_hand(logits, dustbin))
@@ -51,6 +56,49 @@ def test_loss_is_cross_entropy_with_a_lowered_dustbin(dustbin, shift):
     expected = logsumexp(z, axis=1) - z[np.arange(12), column]
     got = enriched_loss(Group(MEMBERS, 7, dustbin), shift)(logits, Batch(labels, logits, labels))
     np.testing.assert_allclose(got, expected, rtol=1e-6)  # the shift itself is float32
+
+
+def build_generalist(classes=7):
+    """Dropout tells whether it is in evaluation mode."""
+    generalist = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, classes, dtype=torch.float64))
+    return generalist, torch.randn(12, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.3, -1.0])
+def test_soft_loss_is_cross_entropy_with_labels_inside_and_the_generalist_outside(shift):
+    (logits, labels), (generalist, inputs) = draw(), build_generalist()
+    layer = generalist[1]
+    lowered = np.where(np.isin(np.arange(7), REST), -shift, 0.0)
+    z = logits.numpy() + lowered
+    g = inputs.numpy() @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+    targets = np.exp(g) * np.isin(np.arange(7), REST)
+    targets /= targets.sum(axis=1, keepdims=True)
+    hard = np.isin(labels, MEMBERS)
+    targets[hard] = np.eye(7)[labels[hard]]
+    expected = -(targets * (z - logsumexp(z, axis=1, keepdims=True))).sum(1)
+    got = soft_enriched_loss(Group(MEMBERS, 7, "soft"), shift, generalist)(logits, Batch(labels, inputs, labels))
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_soft_and_merged_loss_agree_on_the_groups_examples():
+    (logits, labels), (generalist, inputs) = draw(), build_generalist()
+    batch, own = Batch(labels, inputs, labels), torch.isin(labels, MEMBERS)
+    soft = soft_enriched_loss(Group(MEMBERS, 7, "soft"), 1.7, generalist)(logits, batch)
+    merged = enriched_loss(Group(MEMBERS, 7), 1.7)(logits, batch)
+    torch.testing.assert_close(soft[own], merged[own])
+
+
+def test_soft_loss_differs_from_merged_by_what_the_specialist_unlearned_of_the_rest_and_spares_the_generalist():
+    """On an example outside: the dustbin's loss and the divergence within the rest, up to the targets' entropy."""
+    (logits, labels), (generalist, inputs) = draw(), build_generalist()
+    labels, logits = torch.tensor(REST * 4)[: len(logits)], logits.requires_grad_()
+    batch = Batch(labels, inputs, labels)
+    soft = soft_enriched_loss(Group(MEMBERS, 7, "soft"), 1.7, generalist)(logits, batch)
+    merged = enriched_loss(Group(MEMBERS, 7), 1.7)(logits, batch)
+    within, taught = (x[:, REST].log_softmax(1) for x in (logits, generalist(inputs).detach()))
+    torch.testing.assert_close(soft, merged - (taught.exp() * within).sum(1))
+    soft.sum().backward()
+    assert all(parameter.grad is None for parameter in generalist.parameters())
 
 
 @pytest.mark.parametrize("dustbin", ["merged", "single"])
@@ -103,8 +151,14 @@ def test_single_dustbin_starts_as_the_average_class_outside():
     prepare_dustbin(model, Group(MEMBERS, 7, "single"))
     torch.testing.assert_close(model[0].weight[0], before[REST].mean(0))
     torch.testing.assert_close(model[0].weight[1:], before[1:])
-    prepare_dustbin(model, Group(MEMBERS, 7, "merged"))
-    torch.testing.assert_close(model[0].weight[1:], before[1:])
+
+
+@pytest.mark.parametrize("dustbin", ["merged", "soft"])
+def test_other_dustbins_leave_the_generalist_as_it_is(dustbin):
+    model = nn.Sequential(nn.Linear(3, 7))
+    before = model[0].weight.detach().clone()
+    prepare_dustbin(model, Group(MEMBERS, 7, dustbin))
+    torch.testing.assert_close(model[0].weight, before)
 
 
 def test_training_with_the_shift_gives_natural_probabilities():
@@ -127,3 +181,23 @@ def test_training_with_the_shift_gives_natural_probabilities():
     got = specialist_log_probs(logits.detach()[None], group).exp()[0]
     torch.testing.assert_close(got, torch.tensor([0.05, 0.1, 0.85], dtype=torch.float64), atol=1e-3, rtol=0)
     assert natural.sum() == pytest.approx(1.0)
+
+
+def test_without_correction_nothing_is_shifted():
+    assert choose_shift(SpecialistsConfig(), 100, 900) == pytest.approx(math.log(0.9 / 0.1))
+    assert choose_shift(SpecialistsConfig(prior_correction=False), 100, 900) == 0.0
+
+
+def test_settings_reach_the_training(tmp_path):
+    """The first validation loss differs from setting to setting: of the same start, on the same rows."""
+    losses = {}
+    for name, changes in {
+        "default": {},
+        "soft": {"dustbin": "soft"},
+        "no correction": {"prior_correction": False},
+    }.items():
+        run = run_quick(quick_config(tmp_path / name, specialists={"epochs": 1, **changes}), until="groups")
+        train_specialist({"run_dir": str(run.path), "index": 0}, lambda _: None)
+        losses[name] = read_training(run.specialist_folder(0))["history"][0]["valid_loss"]
+    assert np.isfinite(list(losses.values())).all()
+    assert len(set(losses.values())) == 3

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from raydistill.specialists import Group
-from raydistill.teacher import Ensemble
+from raydistill.teacher import Ensemble, SeedEnsemble, Teachers
 
 CLASSES, FEATURES = 6, 4
 GROUPS = [[0, 1], [1, 2, 3], [3, 5]]  # class 4 is in none
@@ -152,3 +152,34 @@ def test_no_rows_no_answers():
     output = build_teacher().combine(draw(), torch.arange(0))
     assert output.log_probs.shape == (0, CLASSES)
     assert output.active.shape == (0, 3)
+
+
+@pytest.mark.parametrize("mean", ["arithmetic", "geometric"])
+def test_seeds_are_averaged_as_by_hand(mean):
+    members = build_teacher().specialists
+    batch = draw()
+    answers = SeedEnsemble(members, mean)(batch)
+    for example, answer in zip(batch, answers.numpy(), strict=True):
+        alone = np.stack([softmax_by_hand(member, example) for member in members])
+        if mean == "arithmetic":
+            expected = np.exp(alone).mean(axis=0)
+        else:
+            expected = np.exp(alone).prod(axis=0) ** (1 / len(members))
+            expected /= expected.sum()
+        np.testing.assert_allclose(np.exp(answer), expected, atol=1e-6)
+
+
+def test_all_teachers_together_answer_as_each_alone():
+    ensemble = build_teacher()
+    seeds = SeedEnsemble([ensemble.generalist, *build_teacher().specialists])
+    batch, rows = draw(), torch.arange(5, 25)
+    answers = Teachers(ensemble.generalist, ensemble, seeds).answer(batch, rows)
+    alone = ensemble.combine(batch, rows)
+    torch.testing.assert_close(answers.log_probs["ensemble"], alone.log_probs)
+    torch.testing.assert_close(answers.log_probs["generalist"], alone.generalist_log_probs)
+    torch.testing.assert_close(answers.log_probs["seeds"], seeds(batch[rows]))
+    assert torch.equal(answers.active, alone.active)
+    only = Teachers(ensemble.generalist).answer(batch, rows)
+    assert list(only.log_probs) == ["generalist"]
+    assert only.active is None
+    assert only.gap is None

@@ -59,6 +59,11 @@ def read_split(run: RunFolder, name: str) -> Tensor:
     return torch.from_numpy(read_array(run.stage_folder("splits") / f"{name}.npy"))
 
 
+def read_transfer_rows(run: RunFolder) -> Tensor:
+    """Row numbers of the transfer set, sorted; the targets stage chooses them."""
+    return torch.from_numpy(read_array(run.stage_folder("targets") / "rows.npy"))
+
+
 def measure_normalisation(x: Tensor, rows: Tensor, block: int = 8192) -> Normalisation:
     """Mean and standard deviation over the given rows, a block at a time (larger than memory is fine)."""
     count, total, squares = 0, 0.0, 0.0
@@ -77,16 +82,21 @@ def read_normalisation(folder: Path) -> Normalisation:
     return Normalisation(**read_json(folder / "normalisation.json"))
 
 
-def shift_images(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """Shift each image by its own random whole number of pixels in both directions; what enters is zero.
+def draw_shifts(count: int, pixels: int, generator: torch.Generator) -> Tensor:
+    """Random shifts by up to so many pixels, down and right: (count, 2)."""
+    return torch.randint(-pixels, pixels + 1, (2, count), generator=generator).t()
 
-    images: (B, H, W), (B, C, H, W) or (B, H, W, C). Vectors come back as they are.
+
+def shift_images(images: Tensor, shifts: Tensor) -> Tensor:
+    """Shift each image by its own whole number of pixels in both directions; what enters is zero.
+
+    images: (B, H, W), (B, C, H, W) or (B, H, W, C). shifts: (B, 2), down and right. Vectors come back as they are.
     """
-    if pixels == 0 or images.dim() < 3:
+    if images.dim() < 3:
         return images
     height_axis = 1 if images.dim() == 3 or images.shape[-1] in (1, 3, 4) else 2
     batch, height, width = images.shape[0], images.shape[height_axis], images.shape[height_axis + 1]
-    offsets = torch.randint(-pixels, pixels + 1, (2, batch, 1, 1), generator=generator).to(images.device)
+    offsets = shifts.t().to(images.device).view(2, batch, 1, 1)
     from_row = torch.arange(height, device=images.device).view(1, -1, 1) - offsets[0]
     from_column = torch.arange(width, device=images.device).view(1, 1, -1) - offsets[1]
     inside = (from_row >= 0) & (from_row < height) & (from_column >= 0) & (from_column < width)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,21 +20,24 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from raydistill.files import Array
 from raydistill.report.answers import Answers
+from raydistill.report.table import CONTROLS
 
 INK, FAINT, GRID = "#1f2933", "#8896a5", "#e4e8ee"
 COLOURS = {
     "generalist": "#8896a5",
     "ensemble": "#7a4fbf",
+    "seeds": "#3d6fb4",
     "student": "#0b7a75",
     "labels_only": "#d98c1f",
     "generalist_targets": "#b8573c",
+    "seeds_targets": "#b0478a",
 }
 LABELS = {
     "generalist": "generalist",
     "ensemble": "ensemble",
+    "seeds": "ensemble of seeds",
     "student": "student",
-    "labels_only": "control: labels only",
-    "generalist_targets": "control: generalist's targets",
+    **{name: f"control: {text}" for name, text in CONTROLS.items()},
 }
 STYLE: Any = {  # of rc_context, whose keys are literals
     "font.size": 9.5,
@@ -54,6 +58,9 @@ STYLE: Any = {  # of rc_context, whose keys are literals
     "svg.fonttype": "path",
     "svg.hashsalt": "raydistill",
 }
+MEMBERS = {"ensemble": "specialist", "seeds": "other generalist"}
+History = Sequence[Mapping[str, float]]
+"""What training.json holds of each pass."""
 MOST_PIXELS = 500  # of a side of a confusion matrix; with more classes, several share one
 
 
@@ -88,7 +95,10 @@ def draw_accuracies(models: Mapping[str, float], examples: int) -> str:
 
 
 def draw_confusions(models: Mapping[str, Answers], order: Array, ends: Sequence[int]) -> str:
-    """Errors of each model, classes in group order, true class down and predicted class across."""
+    """Errors of each model, true class down and predicted class across, a box around each group.
+
+    order: class numbers, the groups' classes together; ends: where each group ends in it, none for no boxes.
+    """
     pictures = {name: count_errors(answers, order) for name, answers in models.items()}
     most = max(2.0, *(float(picture.max()) for picture in pictures.values()))
     with rc_context(STYLE):
@@ -98,7 +108,7 @@ def draw_confusions(models: Mapping[str, Answers], order: Array, ends: Sequence[
             scale = len(picture) / len(order)
             shown = np.ma.masked_less_equal(picture, 0)
             image = axes.imshow(shown, cmap="magma_r", norm=LogNorm(0.5, most), interpolation="nearest")
-            for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            for start, end in pairwise([0, *ends]):
                 box = np.array([start, end]) * scale - 0.5
                 axes.plot(box[[0, 1, 1, 0, 0]], box[[0, 0, 1, 1, 0]], color="#0b7a75", lw=0.6, alpha=0.7)
             axes.set_title(f"{LABELS[name]}: {int(picture.sum()):,} errors")
@@ -161,22 +171,26 @@ def in_range(tick: float, search: Mapping[str, Any]) -> bool:
     return bool(low * 0.99 <= tick <= high * 1.01)
 
 
-def draw_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], specialists: Sequence[Any]) -> str:
-    """Held-out accuracy of generalist, student and controls by pass; held-out loss of each specialist by pass."""
+def draw_curves(histories: Mapping[str, History], members: Mapping[str, Sequence[History]]) -> str:
+    """Held-out accuracy of generalist, student and controls by pass; and of ensembles, each member's held-out loss.
+
+    members: histories of all 'ensemble' members, or all of 'seeds', but the generalist; a panel for each.
+    """
     with rc_context(STYLE):
         figure = Figure(figsize=(10.2, 3.3), layout="constrained")
-        left, right = figure.subplots(1, 2)
+        left, *others = figure.subplots(1, 1 + len(members), squeeze=False)[0]
         for name, history in histories.items():
             passes, values = [record["epoch"] for record in history], [record["value"] for record in history]
             left.plot(passes, values, color=COLOURS[name], label=LABELS[name], lw=1.8)
         left.set_ylabel("accuracy, held-out split")
         left.yaxis.set_major_formatter(PercentFormatter(1.0))
         left.legend(loc="lower right")
-        for history in specialists:
-            passes, values = [record["epoch"] for record in history], [record["valid_loss"] for record in history]
-            right.plot(passes, values, color=COLOURS["ensemble"], lw=1.0, alpha=0.55)
-        right.set_ylabel("each specialist's held-out loss, nats")
-        for axes in (left, right):
+        for axes, (name, networks) in zip(others, members.items(), strict=True):
+            for history in networks:
+                passes, values = [record["epoch"] for record in history], [record["valid_loss"] for record in history]
+                axes.plot(passes, values, color=COLOURS[name], lw=1.0, alpha=0.55)
+            axes.set_ylabel(f"each {MEMBERS[name]}'s held-out loss, nats")
+        for axes in (left, *others):
             axes.set_xlabel("pass over the examples")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid()

@@ -8,6 +8,12 @@ from raydistill.errors import RunFolderError
 from raydistill.files import read_json
 from raydistill.run_folder import RunFolder
 
+CONTROLS = {
+    "labels_only": "labels only",
+    "generalist_targets": "generalist's targets",
+    "seeds_targets": "seeds' targets",
+}
+
 
 def read_report(run: RunFolder) -> dict[str, Any]:
     """Read report.json. Raises RunFolderError if the run has none yet."""
@@ -19,15 +25,18 @@ def read_report(run: RunFolder) -> dict[str, Any]:
 
 def list_models(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """The rows of the headline table: what each model is, and its figures."""
-    ensemble, student, controls = report["ensemble"], report["student"], report["controls"]
-    chosen = f"T = {student['temperature']:.2f}, label weight {student['label_weight']:.2f}"
-    return [
-        ("generalist", report["generalist"]),
-        (f"ensemble: generalist and {ensemble['specialists']} specialists", ensemble),
-        (f"student, {chosen}", student),
-        ("control: same network, labels only", controls["labels_only"]),
-        ("control: same network, generalist's targets", controls["generalist_targets"]),
-    ]
+    student = report["student"]
+    rows = [("generalist", report["generalist"])]
+    if "ensemble" in report:
+        specialists = report["ensemble"]["specialists"]
+        rows.append((f"ensemble: generalist and {specialists} specialists", report["ensemble"]))
+    if "seeds" in report:
+        rows.append((f"ensemble: {report['seeds']['members']} generalists of different seeds", report["seeds"]))
+    rows.append((f"student, T = {student['temperature']:.2f}, label weight {student['label_weight']:.2f}", student))
+    if "repair" in student:
+        before = student["repair"]["unrepaired"]
+        rows.append(("the same before its repair", {**before, "parameters": student["parameters"]}))
+    return rows + [(f"control: same network, {CONTROLS[name]}", model) for name, model in report["controls"].items()]
 
 
 def format_table(report: dict[str, Any]) -> str:

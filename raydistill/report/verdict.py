@@ -1,28 +1,61 @@
-"""The report in plain words: did the specialists pay, did the student keep the gain, what should be shipped.
+"""The report in plain words: did the teacher pay, did the student keep the gain, what should be shipped.
 
 Comes in: the numbers of report.json. Goes out: sentences, each with the figures that it rests on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 SIGNIFICANT = 0.01  # p below it counts as a difference
 OVERFIT = 1.5  # held-out loss over training loss from which the generalist is said to overfit
+SHOWN_CLASSES = 5  # by name, then 'and n more'
+PAID = {"ensemble": "specialists_paid", "seeds": "seeds_paid", "generalist": "student_beats_controls"}
+"""By teacher, the verdict that says whether the work paid."""
+HOW_LEARNED = {
+    "labels_only": "on labels only",
+    "generalist_targets": "on the generalist's targets",
+    "seeds_targets": "on the seeds' targets",
+}
 
 
 def judge_run(numbers: dict[str, Any]) -> dict[str, Any]:
-    """Verdicts and the sentences that say them. numbers: generalist, ensemble, student, controls, significance."""
-    paid = outcome_of(numbers["significance"]["ensemble_vs_generalist"])
-    kept = share_kept(numbers) if paid == "better" else None
+    """Verdicts and the sentences that say them.
+
+    numbers: teacher, its figures, those of generalist, student and controls, significance, settings.
+    """
     against = {name: outcome_of(numbers["significance"][f"student_vs_{name}"]) for name in numbers["controls"]}
-    sentences = [describe_specialists(numbers, paid), describe_student(numbers, kept), describe_controls(numbers)]
+    judge = judge_distillation if numbers["teacher"] == "generalist" else judge_ensemble
+    verdicts, sentences, knows_more = judge(numbers)
+    if "repair" in numbers["student"]:
+        sentences.append(describe_repair(numbers["student"]))
     return {
-        "specialists_paid": paid == "better",
-        "student_kept": kept,
+        **verdicts,
         "student_beats_controls": all(outcome == "better" for outcome in against.values()),
-        "sentences": [*sentences, advise(numbers, paid, against)],
+        "sentences": [*sentences, advise(numbers["teacher"], knows_more, against)],
     }
+
+
+def judge_ensemble(numbers: dict[str, Any]) -> tuple[dict[str, Any], list[str], bool]:
+    """Where an ensemble teaches: verdicts, their sentences, and whether it knows more than the generalist."""
+    teacher = numbers["teacher"]
+    paid = outcome_of(numbers["significance"][f"{teacher}_vs_generalist"])
+    kept = share_kept(numbers, numbers["generalist"]) if paid == "better" else None
+    sentences = [describe_specialists(numbers, paid) if teacher == "ensemble" else describe_seeds(numbers, paid)]
+    if "ensemble_vs_seeds" in numbers["significance"]:
+        sentences.append(describe_rivals(numbers))
+    sentences += [describe_student(numbers, kept), describe_controls(numbers)]
+    return {PAID[teacher]: paid == "better", "student_kept": kept}, sentences, paid == "better"
+
+
+def judge_distillation(numbers: dict[str, Any]) -> tuple[dict[str, Any], list[str], bool]:
+    """Where the generalist teaches: verdicts, their sentences, and whether it knows more than its student."""
+    labels_only = numbers["controls"]["labels_only"]
+    leads = numbers["generalist"]["test_accuracy"] > labels_only["test_accuracy"]
+    kept = share_kept(numbers, labels_only) if leads else None
+    knows_more = outcome_of(numbers["significance"]["student_vs_generalist"]) == "worse"
+    return {"student_kept": kept}, [describe_distillation(numbers, kept)], knows_more
 
 
 def outcome_of(comparison: dict[str, Any]) -> str:
@@ -32,25 +65,37 @@ def outcome_of(comparison: dict[str, Any]) -> str:
     return "better" if comparison["difference"] > 0 else "worse"
 
 
-def share_kept(numbers: dict[str, Any]) -> float:
-    """(student - generalist) / (ensemble - generalist), of test accuracies; 1 means the whole gain."""
-    generalist, ensemble, student = (numbers[name]["test_accuracy"] for name in ("generalist", "ensemble", "student"))
-    return float((student - generalist) / (ensemble - generalist))
+def share_kept(numbers: dict[str, Any], base: dict[str, Any]) -> float:
+    """(student - base) / (teacher - base), of test accuracies; 1 means the teacher's whole gain over the base."""
+    student, teacher = numbers["student"]["test_accuracy"], numbers[numbers["teacher"]]["test_accuracy"]
+    return float((student - base["test_accuracy"]) / (teacher - base["test_accuracy"]))
 
 
 def describe_specialists(numbers: dict[str, Any], paid: str) -> str:
     """Whether the specialists paid."""
-    generalist, ensemble = numbers["generalist"], numbers["ensemble"]
-    comparison = numbers["significance"]["ensemble_vs_generalist"]
+    text = describe_gain(numbers, "The specialists", f"with its {numbers['ensemble']['specialists']} specialists", paid)
+    return text if paid == "better" else text + _suspect_overfitting(numbers["generalist"])
+
+
+def describe_seeds(numbers: dict[str, Any], paid: str) -> str:
+    """Whether the ensemble of seeds paid."""
+    return describe_gain(
+        numbers, "The ensemble", f"with {numbers['seeds']['members']} generalists of different seeds", paid
+    )
+
+
+def describe_gain(numbers: dict[str, Any], who: str, how: str, paid: str) -> str:
+    """Whether an ensemble paid, with the accuracies of generalist and ensemble."""
+    generalist, teacher = numbers["generalist"], numbers[numbers["teacher"]]
+    comparison = numbers["significance"][f"{numbers['teacher']}_vs_generalist"]
     figures = (
         f"{generalist['test_accuracy']:.2%} of the test examples right with the generalist alone,"
-        f" {ensemble['test_accuracy']:.2%} with its {ensemble['specialists']} specialists ({format_p(comparison)})"
+        f" {teacher['test_accuracy']:.2%} {how} ({format_p(comparison)})"
     )
     if paid == "better":
         fewer = comparison["difference"] / max(1 - generalist["test_accuracy"], 1e-12)
-        return f"The specialists paid: {figures}, {fewer:.0%} fewer errors."
-    did = "did harm" if paid == "worse" else "made no significant difference"
-    return f"The specialists {did}: {figures}.{_suspect_overfitting(generalist)}"
+        return f"{who} paid: {figures}, {fewer:.0%} fewer errors."
+    return f"{who} {'did harm' if paid == 'worse' else 'made no significant difference'}: {figures}."
 
 
 def _suspect_overfitting(generalist: dict[str, Any]) -> str:
@@ -63,38 +108,99 @@ def _suspect_overfitting(generalist: dict[str, Any]) -> str:
     )
 
 
+def describe_rivals(numbers: dict[str, Any]) -> str:
+    """The specialists against generalists of different seeds."""
+    seeds, comparison = numbers["seeds"], numbers["significance"]["ensemble_vs_seeds"]
+    outcome = {"no different": "no different from", "better": "better than", "worse": "worse than"}
+    return (
+        f"With {seeds['members']} generalists of different seeds, {seeds['test_accuracy']:.2%} are right: generalist"
+        f" and specialists are {outcome[outcome_of(comparison)]} those ({format_p(comparison)})."
+    )
+
+
 def describe_student(numbers: dict[str, Any], kept: float | None) -> str:
-    """Whether the student kept the gain."""
-    student, ensemble = numbers["student"], numbers["ensemble"]
-    size = f"{student['parameters']:,} parameters for the ensemble's {ensemble['parameters']:,}"
+    """Whether the student kept the ensemble's gain."""
+    student, teacher = numbers["student"], numbers[numbers["teacher"]]
+    size = f"{student['parameters']:,} parameters for the ensemble's {teacher['parameters']:,}"
     accuracy = f"the student is right in {student['test_accuracy']:.2%}, with {size}"
     if kept is None:
         return f"There is no gain to keep: {accuracy}."
-    if kept >= 1:
-        return f"The student kept the whole gain: {accuracy}."
-    return f"The student kept {f'{kept:.0%}' if kept > 0 else 'none'} of the gain: {accuracy}."
+    return f"The student kept {format_share(kept)} gain: {accuracy}."
+
+
+def describe_distillation(numbers: dict[str, Any], kept: float | None) -> str:
+    """The student between its teacher, the generalist, and the same network on labels only."""
+    student, teacher, labels_only = numbers["student"], numbers["generalist"], numbers["controls"]["labels_only"]
+    text = (
+        f"The student, {student['parameters']:,} parameters, is right in {student['test_accuracy']:.2%} of the test"
+        f" examples; its teacher, {teacher['parameters']:,} parameters, in {teacher['test_accuracy']:.2%}; the same"
+        f" network {name_control(numbers, 'labels_only')} in {labels_only['test_accuracy']:.2%}"
+        f" ({format_p(numbers['significance']['student_vs_labels_only'])})."
+    )
+    if kept is None:
+        return f"{text} The teacher has no lead over labels only."
+    return f"{text} The student kept {format_share(kept)} lead that its teacher has over labels only."
 
 
 def describe_controls(numbers: dict[str, Any]) -> str:
-    """The student against the same network without the ensemble's targets."""
+    """The student against the same network without its teacher's targets."""
     parts = []
-    for name, text in (("labels_only", "on labels only"), ("generalist_targets", "on the generalist's targets")):
+    for name, figures in numbers["controls"].items():
         comparison = numbers["significance"][f"student_vs_{name}"]
+        than = "from" if outcome_of(comparison) == "no different" else "than"
         parts.append(
-            f"{outcome_of(comparison)} than {text} ({numbers['controls'][name]['test_accuracy']:.2%},"
+            f"{outcome_of(comparison)} {than} {name_control(numbers, name)} ({figures['test_accuracy']:.2%},"
             f" {format_p(comparison)})"
         )
-    text = " and ".join(parts).replace("no different than", "no different from")
-    return f"Against the same network with the same steps and seed, it is {text}."
+    return f"Against the same network with the same steps and seed, it is {join_words(parts)}."
 
 
-def advise(numbers: dict[str, Any], paid: str, against: dict[str, str]) -> str:
-    """What to ship."""
-    if all(outcome == "better" for outcome in against.values()):
+def name_control(numbers: dict[str, Any], name: str) -> str:
+    """How a control learned."""
+    early = name == "labels_only" and numbers["settings"]["student"]["labels_patience"] is not None
+    return HOW_LEARNED[name] + (" with early stopping" if early else "")
+
+
+def describe_repair(student: dict[str, Any]) -> str:
+    """Which classes' biases were fitted, and the student's accuracy before and after."""
+    names, repair = student["repair"]["classes"], student["repair"]
+    classes, whose = ("class", "its bias was") if len(names) == 1 else ("classes", "their biases were")
+    return (
+        f"The transfer set has few or no examples of {classes} {name_classes(names)}; {whose}"
+        f" fitted on the tune split, which took the student from {repair['unrepaired']['test_accuracy']:.2%} of the"
+        f" test examples right to {student['test_accuracy']:.2%}."
+    )
+
+
+def advise(teacher: str, knows_more: bool, against: dict[str, str]) -> str:
+    """What to ship. knows_more: whether the teacher is shown to know more; against: outcomes against the controls."""
+    better = {name for name, outcome in against.items() if outcome == "better"}
+    if against.get("seeds_targets") == "worse":
+        return "Ship the network that was trained on the seeds' targets: generalists of different seeds taught it more."
+    if better >= against.keys() - {"seeds_targets"}:
         return "Ship the student."
-    if paid == "better":
-        return "Try a wider student, more passes or more trials: the ensemble knows more than this student shows."
+    if knows_more:
+        who = "teacher" if teacher == "generalist" else "ensemble"
+        return f"Try a wider student, more passes or more trials: the {who} knows more than this student shows."
     return "Ship the network that was trained on labels only: it is simpler, and nothing here is significantly better."
+
+
+def name_classes(names: Sequence[str]) -> str:
+    """'a, b and c', or 'a, b, c, d, e and 7 more'."""
+    more = [f"{len(names) - SHOWN_CLASSES} more"] if len(names) > SHOWN_CLASSES else []
+    return join_words([*names[:SHOWN_CLASSES], *more])
+
+
+def join_words(words: Sequence[str]) -> str:
+    """'a, b and c'."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def format_share(kept: float) -> str:
+    """A share of a gain, such as '50% of the'."""
+    if kept >= 1:
+        return "the whole"
+    return f"{f'{kept:.0%}' if kept > 0 else 'none'} of the"
 
 
 def format_p(comparison: dict[str, Any]) -> str:

@@ -49,9 +49,14 @@ class Context:
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of the pipeline. inputs: stages whose files it reads; settings: what of Config decides its results."""
+    """A step of the pipeline.
+
+    inputs: stages whose files it reads, where there are such; settings: what of Config decides its results; wanted:
+    whether a configuration has any use for it.
+    """
 
     name: str
     inputs: tuple[str, ...]
     settings: Callable[[Config], Any]
     body: Callable[[Context], None]
+    wanted: Callable[[Config], bool] = lambda config: True

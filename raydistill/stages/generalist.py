@@ -1,4 +1,4 @@
-"""Stage generalist: one network for every class, trained until the confuse split stops improving."""
+"""Stages generalist and seeds: one network for every class, trained until it stops improving; others of other seeds."""
 
 from __future__ import annotations
 
@@ -22,25 +22,39 @@ from raydistill.workers import choose_device, share_model, unwrap
 
 def run_generalist(context: Context) -> None:
     """Train the generalist, in this process or data-parallel."""
-    job = Job("generalist", f"{__name__}:train_generalist", {"run_dir": str(context.run.path)}, cost=1.0)
-    outcome = context.executor.train(job, context.config.generalist.workers, context.display.on_event)
+    outcome = context.executor.train(
+        _describe_job(context, 0), context.config.generalist.workers, context.display.on_event
+    )
     write_json(context.run.timing_path("generalist"), [vars(outcome)])
 
 
+def run_seeds(context: Context) -> None:
+    """Train the generalists of the other seeds in the pool."""
+    jobs = [_describe_job(context, index) for index in range(1, context.config.teacher.seeds)]
+    outcomes = context.executor.run_jobs(jobs, context.display.on_event)
+    write_json(context.run.timing_path("seeds"), [vars(outcome) for outcome in outcomes])
+
+
+def _describe_job(context: Context, index: int) -> Job:
+    arguments = {"run_dir": str(context.run.path), "index": index}
+    name = "generalist" if index == 0 else f"generalist {index:03d}"
+    return Job(name, f"{__name__}:train_generalist", arguments, cost=1.0)
+
+
 def train_generalist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
-    """Job: train and leave the network in the stage's folder. arguments: run_dir."""
-    run = RunFolder(Path(arguments["run_dir"]))
+    """Job: train a generalist. arguments: run_dir; index: 0 for the run's own, else that of another seed."""
+    run, index = RunFolder(Path(arguments["run_dir"])), int(arguments["index"])
     config = run.read_config()
     examples, settings, device = open_examples(run), config.generalist, choose_device()
 
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
-        model = share_model(build_generalist(run, config, examples).to(device))
+        model = share_model(build_generalist(run, config, examples, index).to(device))
         batches = Batches(
             examples,
             shuffle_rows(read_split(run, "fit")),
             settings.batch_size,
             settings.shift,
-            network_seed(config, "generalist"),
+            network_seed(config, "generalist", index),
             device,
         )
         progress = train_model(
@@ -56,5 +70,6 @@ def train_generalist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
         )
         return unwrap(model), progress
 
-    record = train_once(run.stage_folder("generalist"), train)
+    folder = run.stage_folder("generalist") if index == 0 else run.seed_folder(index)
+    record = train_once(folder, train)
     return {"epochs": len(record["history"])}

@@ -11,7 +11,7 @@ import torch
 from raydistill.config import Config
 from raydistill.confusion import build_affinity, measure_confusion, measure_covariance
 from raydistill.data.arrays import read_split
-from raydistill.files import read_array, read_json, write_array, write_json
+from raydistill.files import Array, read_array, read_json, write_array, write_json
 from raydistill.groups import (
     check_group_count,
     choose_group_count,
@@ -52,40 +52,52 @@ def count_groups(config: Config, classes: int) -> int:
 
 def find_groups(context: Context) -> None:
     """Write members.npy (M, K) and groups.json: coverage, stability, forecast."""
-    run, config, examples = context.run, context.config, context.examples
+    run, config, grouping = context.run, context.config, context.config.grouping
     logits = torch.from_numpy(read_array(run.stage_folder("confusion") / "logits.npy"))
     affinity = read_array(run.stage_folder("confusion") / "affinity.npy")
-    labels, grouping = examples.y[read_split(run, "confuse")], config.grouping
-    count = count_groups(config, examples.classes)
+    count = count_groups(config, context.examples.classes)
     members = group_classes(
         affinity,
         count,
         covariance=measure_covariance(logits) if grouping.method == "kmeans" else None,
         overlap=grouping.overlap,
         size=grouping.size,
+        shuffle=grouping.method == "random",
         seed=config.seed,
     )
+    summary = {"asked": count, **describe_groups(context, members, affinity, logits)}
+    folder = run.stage_folder("groups")
+    write_array(folder / "members.npy", members)
+    write_json(folder / "groups.json", summary)
+    sizes = members.sum(axis=1)
+    context.display.note(
+        f"{len(members)} groups of {sizes.min()} to {sizes.max()} classes hold {summary['mass_covered']:.0%} of the"
+        f" confusion; perfect specialists would add {summary['fixable']:.1%} accuracy"
+    )
+
+
+def describe_groups(context: Context, members: Array, affinity: Array, logits: torch.Tensor) -> dict[str, Any]:
+    """What can be said of groups before the fan-out. members: (M, K). logits: (N, K) of the confuse split."""
+    run, config, grouping = context.run, context.config, context.config.grouping
+    labels = context.examples.y[read_split(run, "confuse")]
     forecasts, fixable = forecast_groups(
         members,
         logits,
         labels,
-        examples.y[read_split(run, "fit")],
+        context.examples.y[read_split(run, "fit")],
         top_n=config.ensemble.top_n,
         group_share=config.specialists.group_share,
     )
     stability = measure_stability(
         logits,
         labels,
-        count,
+        count_groups(config, context.examples.classes),
         affinity=grouping.affinity,
         method=grouping.method,
         bootstraps=grouping.bootstraps,
         seed=config.seed,
     )
-    folder = run.stage_folder("groups")
-    write_array(folder / "members.npy", members)
-    summary = {
-        "asked": count,
+    return {
         "mass_covered": measure_mass_covered(members, affinity),
         "groups_per_class": float(members.sum(axis=0).mean()),
         "stability": stability,
@@ -96,11 +108,6 @@ def find_groups(context: Context) -> None:
             for row, forecast in zip(members, forecasts, strict=True)
         ],
     }
-    write_json(folder / "groups.json", summary)
-    context.display.note(
-        f"{len(members)} groups of {members.sum(axis=1).min()} to {members.sum(axis=1).max()} classes hold"
-        f" {summary['mass_covered']:.0%} of the confusion; perfect specialists would add {fixable:.1%} accuracy"
-    )
 
 
 def read_members(run: RunFolder) -> torch.Tensor:

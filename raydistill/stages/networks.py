@@ -15,7 +15,7 @@ from torch import nn
 
 from raydistill.batches import choose_batch_size, mix_seed
 from raydistill.config import Config
-from raydistill.data.arrays import Examples, read_normalisation, read_split
+from raydistill.data.arrays import Examples, read_normalisation, read_split, read_transfer_rows
 from raydistill.files import hash_file, read_json, read_tensors, write_json, write_tensors
 from raydistill.models import build_model
 from raydistill.run_folder import RunFolder
@@ -46,12 +46,15 @@ def count_passes(run: RunFolder, config: Config, role: Role) -> int:
     steps = rows / (config.generalist.batch_size or choose_batch_size(rows))
     passes = config.generalist.epochs or min(max(round(DEFAULT_STEPS / steps), FEWEST_PASSES), MOST_PASSES)
     share, fewest = DEFAULT_SHARES[role]
+    if role == "student":  # a smaller transfer set is seen more often
+        share *= rows / len(read_transfer_rows(run))
     return max(fewest, round(share * passes))
 
 
-def build_generalist(run: RunFolder, config: Config, examples: Examples) -> nn.Module:
-    """The generalist's architecture with seeded weights."""
-    return _build(run, config.generalist.model, config.generalist.options, examples, network_seed(config, "generalist"))
+def build_generalist(run: RunFolder, config: Config, examples: Examples, index: int = 0) -> nn.Module:
+    """The generalist's architecture with seeded weights. index: 0 for the run's own, else that of another seed."""
+    seed = network_seed(config, "generalist", index)
+    return _build(run, config.generalist.model, config.generalist.options, examples, seed)
 
 
 def build_student(run: RunFolder, config: Config, examples: Examples) -> nn.Module:
@@ -101,6 +104,12 @@ def is_trained(folder: Path) -> bool:
 def read_training(folder: Path) -> dict[str, Any]:
     """What training left: history by epoch, best epoch, checksum."""
     return read_json(folder / "training.json")  # type: ignore[no-any-return]
+
+
+def read_repair(folder: Path) -> dict[str, Any] | None:
+    """The biases that were repaired after a student's training: classes, offsets in nats; None where none were."""
+    path = folder / "repair.json"
+    return read_json(path) if path.exists() else None
 
 
 def load_weights(model: nn.Module, folder: Path) -> nn.Module:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from raydistill.batches import Batches, mix_seed
+from raydistill.config import SpecialistsConfig
 from raydistill.data.arrays import open_examples, read_split
 from raydistill.execution import Beat, Job
 from raydistill.files import read_json, write_json
@@ -19,6 +20,7 @@ from raydistill.specialists import (
     prior_shift,
     sample_enriched,
     score_enriched,
+    soft_enriched_loss,
 )
 from raydistill.stages.context import Context
 from raydistill.stages.groups import read_group
@@ -52,10 +54,16 @@ def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     group = read_group(run, config, index)
     seed = network_seed(config, "specialist", index)
 
+    def load_generalist() -> nn.Module:
+        return load_weights(build_generalist(run, config, examples), run.stage_folder("generalist")).to(device)
+
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
         group_rows, rest_rows = part_rows(read_split(run, "fit"), examples.y, group.place_of_class)
-        shift = prior_shift(len(group_rows) / (len(group_rows) + len(rest_rows)), settings.group_share)
-        model = load_weights(build_generalist(run, config, examples), run.stage_folder("generalist")).to(device)
+        shift = choose_shift(settings, len(group_rows), len(rest_rows))
+        loss = enriched_loss(group, shift)
+        if group.dustbin == "soft":
+            loss = soft_enriched_loss(group, shift, load_generalist())
+        model = load_generalist()
         prepare_dustbin(model, group)
         held_out = sample_enriched(
             *part_rows(read_split(run, "confuse"), examples.y, group.place_of_class), settings.group_share
@@ -64,7 +72,7 @@ def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
         progress = train_model(
             model,
             Batches(examples, sampler, settings.batch_size, settings.shift, seed, device),
-            enriched_loss(group, shift),
+            loss,
             settings,
             epochs=count_passes(run, config, "specialist"),
             validate=score_enriched(examples, held_out(torch.Generator().manual_seed(mix_seed(seed, 1))), group, shift),
@@ -76,6 +84,11 @@ def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
 
     record = train_once(run.specialist_folder(index), train)
     return {"epochs": len(record["history"]), "best_epoch": record["best_epoch"]}
+
+
+def choose_shift(settings: SpecialistsConfig, own: int, others: int) -> float:
+    """The shift while training, in nats, by the numbers of fit rows; 0 where the share is not to be undone."""
+    return prior_shift(own / (own + others), settings.group_share) if settings.prior_correction else 0.0
 
 
 def part_rows(rows: Tensor, labels: Tensor, place_of_class: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,34 +11,55 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from raydistill.batches import Batch, Batches, shuffle_rows
+from raydistill.biases import apply_biases, find_scarce_classes, fit_biases
 from raydistill.config import Config
-from raydistill.data.arrays import open_examples, read_split
+from raydistill.data.arrays import Examples, open_examples, read_split, read_transfer_rows
 from raydistill.execution import Beat, Job, SearchSpace, Trial
 from raydistill.files import read_json, write_json
 from raydistill.losses import distillation_loss
 from raydistill.models import find_output_layer
 from raydistill.run_folder import RunFolder
-from raydistill.scoring import score_labels
+from raydistill.scoring import predict_logits, score_labels
 from raydistill.stages.context import Context
 from raydistill.stages.networks import Role, build_student, count_passes, network_seed, train_once
-from raydistill.stages.teacher import open_targets
-from raydistill.targets import SoftTargets
+from raydistill.stages.roles import list_students, student_teacher
+from raydistill.stages.teacher import build_views, open_targets
 from raydistill.training import Loss, Progress, train_model
 from raydistill.workers import choose_device
-
-STUDENT = "student"
-CONTROLS = ("labels_only", "generalist_targets")
 
 
 def run_search(context: Context) -> None:
     """Try pairs of temperature and label weight on a short training; write search.json with all trials and the best."""
     run, config = context.run, context.config
-    settings, epochs = config.search, count_passes(run, config, "trial")
     model = build_student(run, config, context.examples)
     space = SearchSpace(
-        settings.temperature or temperature_range(model, context.examples.classes), settings.label_weight
+        config.search.temperature or temperature_range(model, context.examples.classes), config.search.label_weight
     )
-    trials = context.executor.search(
+    trials = [] if is_point(space) else try_pairs(context, space)
+    best = choose_trial(trials) if trials else Trial(space.temperature[0], space.label_weight[0], (), False)
+    folder = run.stage_folder("search")
+    write_json(
+        folder / "search.json",
+        {"space": vars(space), "trials": [vars(trial) for trial in trials], "best": vars(best)},
+    )
+    shutil.rmtree(folder / "trials", ignore_errors=True)
+    chosen = f"temperature {best.temperature:.2f}, label weight {best.label_weight:.2f}"
+    if trials:
+        context.display.note(f"best of {len(trials)} trials: {chosen}, {best.values[-1]:.2%} on the tune split")
+    else:
+        context.display.note(f"as set: {chosen}")
+
+
+def is_point(space: SearchSpace) -> bool:
+    """Whether there is nothing to search."""
+    return all(low == high for low, high in (space.temperature, space.label_weight))
+
+
+def try_pairs(context: Context, space: SearchSpace) -> list[Trial]:
+    """The search itself, by the executor."""
+    run, config = context.run, context.config
+    settings, epochs = config.search, count_passes(run, config, "trial")
+    return context.executor.search(
         f"{__name__}:train_trial",
         {"run_dir": str(run.path)},
         space,
@@ -48,17 +69,6 @@ def run_search(context: Context) -> None:
         reduction_factor=settings.reduction_factor,
         seed=config.seed,
         on_event=context.display.on_event,
-    )
-    best = choose_trial(trials)
-    folder = run.stage_folder("search")
-    write_json(
-        folder / "search.json",
-        {"space": vars(space), "trials": [vars(trial) for trial in trials], "best": vars(best)},
-    )
-    shutil.rmtree(folder / "trials", ignore_errors=True)
-    context.display.note(
-        f"best of {len(trials)} trials: temperature {best.temperature:.2f}, label weight {best.label_weight:.2f},"
-        f" {best.values[-1]:.2%} on the tune split"
     )
 
 
@@ -87,19 +97,19 @@ def train_trial(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     config = run.read_config()
     temperature, label_weight = float(arguments["temperature"]), float(arguments["label_weight"])
     folder = run.stage_folder("search") / "trials" / f"{temperature!r}_{label_weight!r}"
-    loss = soft_loss(run, "ensemble", temperature, label_weight)
+    loss = soft_loss(run, student_teacher(config), temperature, label_weight)
     progress = train_student_network(run, config, "trial", loss, folder / "checkpoint.safetensors", beat)[1]
     return {"values": [record["value"] for record in progress.history]}
 
 
 def run_students(context: Context) -> None:
-    """Train the student in full, and its controls with the same seed and steps: labels only, generalist's targets."""
+    """Train the student in full, and its controls with the same seed and steps."""
     run = context.run
     best = read_json(run.stage_folder("search") / "search.json")["best"]
     chosen = {"temperature": best["temperature"], "label_weight": best["label_weight"]}
     jobs = [
         Job(name, f"{__name__}:train_student", {"run_dir": str(run.path), "name": name, **chosen}, cost=1.0)
-        for name in (STUDENT, *CONTROLS)
+        for name in list_students(context.config)
     ]
     outcomes = context.executor.run_jobs(jobs, context.display.on_event)
     write_json(run.timing_path("student"), [vars(outcome) for outcome in outcomes])
@@ -109,31 +119,64 @@ def train_student(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     """Job: the student or a control in full. arguments: run_dir, name, temperature, label_weight."""
     run, name = RunFolder(Path(arguments["run_dir"])), arguments["name"]
     config = run.read_config()
+    folder, teacher = run.student_folder(name), list_students(config)[name]
     loss: Loss = label_loss
-    if name != "labels_only":
-        teacher = "generalist" if name == "generalist_targets" else "ensemble"
+    if teacher is not None:
         loss = soft_loss(run, teacher, arguments["temperature"], arguments["label_weight"])
+    patience = config.student.labels_patience if teacher is None else None
 
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
-        return train_student_network(run, config, "student", loss, checkpoint, beat)
+        model, progress = train_student_network(run, config, "student", loss, checkpoint, beat, patience)
+        if config.transfer.repair == "auto":
+            repair_biases(model, folder / "repair.json", run, open_examples(run))
+        return model, progress
 
-    record = train_once(run.student_folder(name), train)
-    return {"epochs": len(record["history"])}
+    return {"epochs": len(train_once(folder, train)["history"])}
+
+
+def repair_biases(model: nn.Module, path: Path, run: RunFolder, examples: Examples) -> None:
+    """Fit the biases of classes that are scarce in the transfer set on the tune split, and tell it in a file."""
+    path.unlink(missing_ok=True)
+    rows = read_split(run, "tune")
+    labels = examples.y[rows]
+    scarce = find_scarce_classes(examples.y[read_transfer_rows(run)], labels, examples.classes)
+    if len(scarce) == 0:
+        return
+    logits = predict_logits(model, examples.x, rows)
+    offsets = fit_biases(logits, labels, scarce)
+    apply_biases(model, scarce, offsets, examples.classes)
+    repaired = predict_logits(model, examples.x, rows)
+    write_json(
+        path,
+        {
+            "classes": scarce.tolist(),
+            "offsets": offsets.tolist(),
+            "tune_accuracy_before": float((logits.argmax(dim=1) == labels).double().mean()),
+            "tune_accuracy_after": float((repaired.argmax(dim=1) == labels).double().mean()),
+        },
+    )
 
 
 def train_student_network(
-    run: RunFolder, config: Config, role: Role, loss: Loss, checkpoint: Path, beat: Beat
+    run: RunFolder,
+    config: Config,
+    role: Role,
+    loss: Loss,
+    checkpoint: Path,
+    beat: Beat,
+    patience: int | None = None,
 ) -> tuple[nn.Module, Progress]:
-    """Train a fresh student on the fit rows with the given loss; accuracy on the tune split is only watched."""
+    """Train a fresh student on the transfer set; without patience, the tune split is only watched."""
     examples, settings, device = open_examples(run), config.student, choose_device()
     model = build_student(run, config, examples).to(device)
     batches = Batches(
         examples,
-        shuffle_rows(read_split(run, "fit")),
+        shuffle_rows(read_transfer_rows(run)),
         settings.batch_size,
-        settings.shift,
+        0,
         network_seed(config, "student"),
         device,
+        build_views(config, examples),
     )
     progress = train_model(
         model,
@@ -142,6 +185,7 @@ def train_student_network(
         settings,
         epochs=count_passes(run, config, role),
         validate=score_labels(examples, read_split(run, "tune")),
+        patience=patience,
         checkpoint=checkpoint,
         beat=beat,
     )
@@ -154,14 +198,13 @@ def label_loss(logits: Tensor, batch: Batch) -> Tensor:
 
 
 def soft_loss(run: RunFolder, teacher: str, temperature: float, label_weight: float) -> Loss:
-    """Distillation loss with the cached soft targets of a teacher."""
-    targets: SoftTargets = open_targets(run, teacher)
-    rows = read_split(run, "fit")
+    """Distillation loss with the cached soft targets of a teacher for the very view that the student sees."""
+    targets, rows = open_targets(run, teacher), read_transfer_rows(run)
     position_of_row = torch.full((int(rows.max()) + 1,), -1, dtype=torch.int64)
     position_of_row[rows] = torch.arange(len(rows))
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
-        log_probs = targets.read(position_of_row[batch.rows], logits.device)
+        log_probs = targets.read(batch.view * len(rows) + position_of_row[batch.rows], logits.device)
         return distillation_loss(logits, log_probs, batch.labels, temperature=temperature, label_weight=label_weight)
 
     return loss

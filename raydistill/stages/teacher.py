@@ -1,47 +1,80 @@
-"""Stages ensemble and targets: whether the specialists pay, and the cache of soft targets for every training row."""
+"""Stages ensemble and targets: whether the teachers beat the generalist, and the cache of their soft targets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from raydistill.batches import mix_seed
 from raydistill.config import Config
 from raydistill.data.arrays import Examples, read_split
-from raydistill.files import write_json
+from raydistill.data.transfer import choose_transfer_rows
+from raydistill.data.views import Views, count_views
+from raydistill.files import write_array, write_json
 from raydistill.run_folder import RunFolder
+from raydistill.scoring import share_score
 from raydistill.stages.context import Context
 from raydistill.stages.groups import read_group, read_members
 from raydistill.stages.networks import build_generalist, load_weights
+from raydistill.stages.roles import has_seeds, has_specialists, list_teachers, student_teacher
 from raydistill.targets import SoftTargets, TargetsWriter, measure_kl_lost
-from raydistill.teacher import Ensemble, TeacherOutput
+from raydistill.teacher import Ensemble, SeedEnsemble, Teachers
 from raydistill.workers import choose_device
 
 BLOCK_BYTES = 2**28  # of float32 log-probabilities in memory at once
 REPORTED_TEMPERATURES = (1.0, 2.0, 5.0, 20.0)
 CHECKED_ROWS = 2000  # on which the KL lost by storing is measured
-TEACHERS = ("ensemble", "generalist")
+TRANSFER_STREAM, VIEWS_STREAM = 4, 5  # of the run's seed
+
+
+@dataclass(frozen=True)
+class Block:
+    """Answers of all teachers to some rows (n,); see TeacherAnswers."""
+
+    rows: Tensor
+    log_probs: dict[str, Tensor]
+    active: Tensor | None
+    gap: Tensor | None
 
 
 def load_ensemble_from(run: RunFolder, config: Config, examples: Examples) -> Ensemble:
     """Generalist and specialists of a run, ready to be called."""
-    device = choose_device()
-
-    def load(folder: Path) -> nn.Module:
-        return load_weights(build_generalist(run, config, examples), folder).to(device)
-
     groups = [read_group(run, config, index) for index in range(len(read_members(run)))]
-    specialists = [load(run.specialist_folder(index)) for index in range(len(groups))]
-    return Ensemble(load(run.stage_folder("generalist")), specialists, groups, config.ensemble.top_n)
+    specialists = [_load(run, config, examples, run.specialist_folder(index)) for index in range(len(groups))]
+    generalist = _load(run, config, examples, run.stage_folder("generalist"))
+    return Ensemble(generalist, specialists, groups, config.ensemble.top_n)
 
 
-def combine_blocks(ensemble: Ensemble, examples: Examples, rows: Tensor) -> Iterator[TeacherOutput]:
-    """Equation 5 over many rows, a block of bounded size at a time."""
+def load_seeds(run: RunFolder, config: Config, examples: Examples) -> SeedEnsemble:
+    """The generalists of all seeds, the first one being the run's generalist."""
+    folders = [run.stage_folder("generalist"), *map(run.seed_folder, range(1, config.teacher.seeds))]
+    return SeedEnsemble([_load(run, config, examples, folder) for folder in folders], config.teacher.mean)
+
+
+def load_teachers(run: RunFolder, config: Config, examples: Examples) -> Teachers:
+    """All teachers that the configuration asks for."""
+    return Teachers(
+        _load(run, config, examples, run.stage_folder("generalist")),
+        load_ensemble_from(run, config, examples) if has_specialists(config) else None,
+        load_seeds(run, config, examples) if has_seeds(config) else None,
+    )
+
+
+def _load(run: RunFolder, config: Config, examples: Examples, folder: Path) -> nn.Module:
+    return load_weights(build_generalist(run, config, examples), folder).to(choose_device())
+
+
+def answer_blocks(teachers: Teachers, examples: Examples, rows: Tensor) -> Iterator[Block]:
+    """Answers of all teachers to many rows, a block of bounded size at a time."""
     for part in split_blocks(rows, examples):
-        yield ensemble.combine(examples.x, part)
+        answers = teachers.answer(examples.x, part)
+        yield Block(part, answers.log_probs, answers.active, answers.gap)
 
 
 def split_blocks(rows: Tensor, examples: Examples) -> Sequence[Tensor]:
@@ -51,61 +84,89 @@ def split_blocks(rows: Tensor, examples: Examples) -> Sequence[Tensor]:
 
 
 def evaluate_ensemble(context: Context) -> None:
-    """Write ensemble.json: accuracy and loss of generalist and ensemble on the tune split, and the certified gap."""
-    run, examples = context.run, context.examples
-    ensemble = load_ensemble_from(run, context.config, examples)
-    rows = read_split(run, "tune")
-    sums, gap, start = torch.zeros(5, dtype=torch.float64), 0.0, 0
-    for output in combine_blocks(ensemble, examples, rows):
-        labels = examples.y[rows[start : start + len(output.gap)]]
-        start += len(labels)
-        sums += torch.stack(
-            [
-                (output.generalist_log_probs.argmax(1) == labels).double().sum(),
-                (output.log_probs.argmax(1) == labels).double().sum(),
-                -output.generalist_log_probs.gather(1, labels[:, None]).double().sum(),
-                -output.log_probs.gather(1, labels[:, None]).double().sum(),
-                output.active.double().sum(),
-            ]
-        )
-        gap = max(gap, float(output.gap.max()))
-    names = ("generalist_accuracy", "ensemble_accuracy", "generalist_nll", "ensemble_nll", "active_specialists")
-    summary = dict(zip(names, (sums / len(rows)).tolist(), strict=True)) | {"largest_gap_nats": gap}
+    """Write ensemble.json: loss and accuracy of all teachers on the tune split; of equation 5, the certified gap."""
+    run, config, examples = context.run, context.config, context.examples
+    rows, names = read_split(run, "tune"), list_teachers(config)
+    blocks = list(_judge_blocks(load_teachers(run, config, examples), examples, rows))
+    summary: dict[str, Any] = {
+        name: vars(share_score(*(torch.cat([block[name][part] for block in blocks]) for part in (0, 1))))
+        for name in names
+    }
+    if has_specialists(config):
+        active, gap = (torch.cat([block["equation 5"][part] for block in blocks]) for part in (0, 1))
+        summary |= {"active_specialists": float(active.double().mean()), "largest_gap_nats": float(gap.max())}
     write_json(run.stage_folder("ensemble") / "ensemble.json", summary)
-    context.display.note(
-        f"on the tune split: generalist {summary['generalist_accuracy']:.2%},"
-        f" ensemble {summary['ensemble_accuracy']:.2%}"
-    )
+    shown = ", ".join(f"{name} {summary[name]['accuracy']:.2%}" for name in reversed(names))
+    context.display.note(f"on the tune split: {shown}")
+
+
+def _judge_blocks(teachers: Teachers, examples: Examples, rows: Tensor) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """By teacher, the loss and whether it is right, (n,) each; as 'equation 5', specialists asked and certified gap."""
+    for block in answer_blocks(teachers, examples, rows):
+        labels = examples.y[block.rows]
+        judged = {
+            name: (-log_probs.gather(1, labels[:, None]).squeeze(1), log_probs.argmax(dim=1) == labels)
+            for name, log_probs in block.log_probs.items()
+        }
+        if block.active is not None and block.gap is not None:
+            judged["equation 5"] = (block.active.sum(dim=1), block.gap)
+        yield judged
 
 
 def cache_targets(context: Context) -> None:
-    """Write the soft targets of ensemble and generalist for all fit rows, and the KL lost by storing."""
+    """Choose the transfer set, and write all teachers' soft targets for each view of it, and the KL lost by storing."""
     run, config, examples = context.run, context.config, context.examples
-    ensemble, rows = load_ensemble_from(run, config, examples), read_split(run, "fit")
-    done, first = 0, None
+    folder, rows = run.stage_folder("targets"), select_transfer_rows(run, config, examples)
+    write_array(folder / "rows.npy", rows.numpy())
+    teachers, views = load_teachers(run, config, examples), build_views(config, examples)
+    total, done = views.count * len(rows), 0
     with ExitStack() as files:
-        writers = {kind: files.enter_context(_open_writer(context, kind, len(rows))) for kind in TEACHERS}
-        for output in combine_blocks(ensemble, examples, rows):
-            first = first or output
-            writers["ensemble"].append(output.log_probs)
-            writers["generalist"].append(output.generalist_log_probs)
-            done += len(output.gap)
-            context.display.update(done / len(rows), f"soft targets of {done:,} of {len(rows):,} examples")
-    assert first is not None
-    checked = torch.arange(min(CHECKED_ROWS, len(first.gap)))
-    lost = measure_kl_lost(open_targets(run, "ensemble"), checked, first.log_probs[checked], REPORTED_TEMPERATURES)
-    stored = sum(path.stat().st_size for path in targets_folder(run, "ensemble").iterdir())
-    summary = {"kl_lost_nats": lost, "bytes_an_example": stored / len(rows), "checked_examples": len(checked)}
-    write_json(run.stage_folder("targets") / "cache.json", summary)
+        writers = {name: files.enter_context(_open_writer(context, name, total)) for name in list_teachers(config)}
+        for view in range(views.count):
+            for part in split_blocks(rows, examples):
+                answers = teachers.answer(views.show(examples.x[part], part, view), torch.arange(len(part)))
+                for name, writer in writers.items():
+                    writer.append(answers.log_probs[name])
+                done += len(part)
+                context.display.update(done / total, f"soft targets of {done:,} of {total:,} images")
+    write_json(folder / "cache.json", _measure_cache(context, teachers, rows, total))
+
+
+def _measure_cache(context: Context, teachers: Teachers, rows: Tensor, total: int) -> dict[str, Any]:
+    """Size of the student's teacher's cache, and what storing loses on its first images."""
+    run, name = context.run, student_teacher(context.config)
+    checked = rows[:CHECKED_ROWS]
+    exact = torch.cat([block.log_probs[name] for block in answer_blocks(teachers, context.examples, checked)])
+    lost = measure_kl_lost(open_targets(run, name), torch.arange(len(checked)), exact, REPORTED_TEMPERATURES)
+    stored = sum(path.stat().st_size for path in targets_folder(run, name).iterdir())
+    return {
+        "kl_lost_nats": lost,
+        "bytes_an_example": stored / total,
+        "checked_examples": len(checked),
+        "views": total // len(rows),
+    }
+
+
+def select_transfer_rows(run: RunFolder, config: Config, examples: Examples) -> Tensor:
+    """The training rows that the student learns from. Raises ConfigError for classes that there are not."""
+    rows, seed = read_split(run, "fit"), mix_seed(config.seed, TRANSFER_STREAM)
+    return choose_transfer_rows(rows, examples.y[rows], config.transfer, examples.class_names, seed)
+
+
+def build_views(config: Config, examples: Examples) -> Views:
+    """The views in which teachers and students see all rows. Raises ConfigError for more than there are."""
+    pixels = config.student.shift
+    count = count_views(config.targets.views, pixels, examples.input_shape)
+    return Views(len(examples.y), pixels, count, mix_seed(config.seed, VIEWS_STREAM))
 
 
 def targets_folder(run: RunFolder, teacher: str) -> Path:
-    """Folder of the soft targets of 'ensemble' or 'generalist'."""
+    """Folder of a teacher's soft targets."""
     return run.stage_folder("targets") / teacher
 
 
 def open_targets(run: RunFolder, teacher: str) -> SoftTargets:
-    """Map the soft targets of 'ensemble' or 'generalist'; position i belongs to the i-th fit row."""
+    """Map a teacher's soft targets; position v · n + i belongs to view v of the i-th of n rows of the transfer set."""
     return SoftTargets.open(targets_folder(run, teacher))
 
 

@@ -1,0 +1,59 @@
+"""Views: a few seeded, shifted versions of each row's image, the same ones wherever and whenever they are made.
+
+Comes in: images, their row numbers, the number of a view. Goes out: the shifted images. The cache of soft targets holds
+the teacher's answer to each view, as in Shen and Xing 2022 (FKD): teacher and student see the same images, which Beyer
+et al. 2022 found to matter most, together with a long training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from raydistill.data.arrays import shift_images
+from raydistill.errors import ConfigError
+
+DEFAULT_VIEWS = 8
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of N rows. View 0 is the image itself; the others are shifts, all different for a row.
+
+    pixels: shifts go up to so many, down and right. count: views of a row, 1 to (2 pixels + 1)².
+    """
+
+    rows: int
+    pixels: int
+    count: int
+    seed: int
+
+    @cached_property
+    def _shifts(self) -> Tensor:
+        """(N, count, 2) int8."""
+        side = torch.arange(-self.pixels, self.pixels + 1, dtype=torch.int8)
+        every = torch.cartesian_prod(side, side)
+        moved = every[(every != 0).any(dim=1)]
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.rand(self.rows, len(moved), generator=generator).argsort(dim=1)[:, : self.count - 1]
+        return torch.cat([torch.zeros(self.rows, 1, 2, dtype=torch.int8), moved[order]], dim=1)
+
+    def show(self, images: Tensor, rows: Tensor, view: int) -> Tensor:
+        """One view of the images (B, ...) of the given rows (B,)."""
+        return images if view == 0 else shift_images(images, self._shifts[rows, view].long())
+
+
+def count_views(asked: int | None, pixels: int, input_shape: tuple[int, ...]) -> int:
+    """Number of views: as asked, or the default. Raises ConfigError if there are not so many."""
+    possible = (2 * pixels + 1) ** 2 if len(input_shape) > 1 else 1
+    if asked is None:
+        return min(DEFAULT_VIEWS, possible)
+    if asked > possible:
+        raise ConfigError(
+            f"targets.views: {asked} is not allowed; give 1 to {possible}, as many as student.shift = {pixels} makes of"
+            f" examples of shape {input_shape}, or a larger student.shift"
+        )
+    return asked

@@ -1,0 +1,85 @@
+"""What a run's files say beside the models' answers: data, transfer set, groups, the generalist's losses, the machine.
+
+Comes in: the run folder, and answers for the groups' accuracies. Goes out: sections of report.json.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from raydistill.data.arrays import read_split, read_transfer_rows
+from raydistill.data.splits import SPLITS
+from raydistill.files import Array, read_json
+from raydistill.groups import name_group
+from raydistill.report.answers import Answers
+from raydistill.stages.context import Context
+from raydistill.stages.networks import read_training
+
+RECORDED_PACKAGES = ("torch", "numpy", "scikit-learn", "ray", "optuna")
+
+
+def describe_data(context: Context) -> dict[str, Any]:
+    """Source, sizes and seed."""
+    examples = context.examples
+    return {
+        "source": context.config.data,
+        "examples": len(examples.y),
+        "classes": examples.classes,
+        "shape": list(examples.input_shape),
+        "splits": {name: len(read_split(context.run, name)) for name in SPLITS},
+        "seed": context.config.seed,
+    }
+
+
+def describe_transfer(context: Context) -> dict[str, Any]:
+    """Size of the transfer set, and its share of the training rows."""
+    chosen, training = len(read_transfer_rows(context.run)), len(read_split(context.run, "fit"))
+    return {"examples": chosen, "share_of_training": chosen / training}
+
+
+def describe_generalist(context: Context) -> dict[str, Any]:
+    """The generalist's losses after its best epoch, on its training examples and on held-out ones, and its epochs."""
+    record = read_training(context.run.stage_folder("generalist"))
+    best = record["history"][max(record["best_epoch"], 1) - 1]
+    return {"train_loss": best["loss"], "valid_loss": best["valid_loss"], "epochs": len(record["history"])}
+
+
+def describe_groups(context: Context, members: Array, models: Mapping[str, Answers]) -> list[dict[str, Any]]:
+    """Each group with its forecast, and the accuracy of the models on the test examples of its classes."""
+    names = context.examples.class_names
+    forecasts = read_json(context.run.stage_folder("groups") / "groups.json")["groups"]
+    groups = []
+    for row, forecast in zip(members, forecasts, strict=True):
+        known = torch.from_numpy(row)
+        accuracies = {
+            f"{name}_accuracy": float(answers.correct[known[answers.labels]].double().mean())
+            for name, answers in models.items()
+        }
+        examples = int(known[next(iter(models.values())).labels].sum())
+        name = name_group(forecast["members"], names, most=len(names))
+        groups.append({"name": name, **forecast, "test_examples": examples, **accuracies})
+    return groups
+
+
+def describe_grouping(context: Context) -> dict[str, Any]:
+    """How good the groups were said to be before the fan-out."""
+    summary = read_json(context.run.stage_folder("groups") / "groups.json")
+    wanted = ("mass_covered", "groups_per_class", "stability", "fixable")
+    return {name: summary[name] for name in wanted}
+
+
+def describe_machine() -> dict[str, Any]:
+    """Where the report was made, and by which versions."""
+    return {
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **{name: version(name) for name in RECORDED_PACKAGES},
+    }

@@ -1,0 +1,47 @@
+"""Who teaches whom in a run: the teachers that a configuration asks for, the student's, and those of its controls.
+
+A teacher's name is the name of its cache of soft targets and of its figures in the report:
+'ensemble' (generalist and specialists), 'seeds' (generalists of several seeds), 'generalist'.
+"""
+
+from __future__ import annotations
+
+from raydistill.config import Config
+
+STUDENT = "student"
+TEACHER_OF_KIND = {"specialists": "ensemble", "seeds": "seeds", "generalist": "generalist"}
+
+
+def has_specialists(config: Config) -> bool:
+    """Whether groups are found and specialists trained."""
+    return config.teacher.kind == "specialists"
+
+
+def has_seeds(config: Config) -> bool:
+    """Whether generalists of other seeds are trained."""
+    return config.teacher.seeds > 0
+
+
+def student_teacher(config: Config) -> str:
+    """Name of the student's teacher."""
+    return TEACHER_OF_KIND[config.teacher.kind]
+
+
+def list_teachers(config: Config) -> list[str]:
+    """Names of all teachers whose soft targets are cached, the student's first."""
+    asked = {"ensemble": has_specialists(config), "seeds": has_seeds(config), "generalist": True}
+    return sorted((name for name, there in asked.items() if there), key=lambda name: name != student_teacher(config))
+
+
+def list_controls(config: Config) -> dict[str, str | None]:
+    """The student's controls, and the teacher of each; None: labels only. Empty where none are asked for."""
+    if not config.student.controls:
+        return {}
+    others = {f"{teacher}_targets": teacher for teacher in list_teachers(config)[1:]}
+    controls: dict[str, str | None] = {"labels_only": None}
+    return controls | dict(sorted(others.items()))
+
+
+def list_students(config: Config) -> dict[str, str | None]:
+    """The student and its controls, and the teacher of each."""
+    return {STUDENT: student_teacher(config), **list_controls(config)}
