@@ -188,12 +188,14 @@ def plan_command(argv: list[str]) -> int:
 def status_command(argv: list[str]) -> int:
     """raydistill status."""
     from raydistill.run_folder import STAGES, RunFolder
+    from raydistill.stages.roles import wants_stage
 
     given = _folder_parser("status").parse_args(argv)
     run = RunFolder(given.folder)
     manifest = run.read_manifest()
     print(f"{run.path}: {manifest['settings']['data']}, {'in use' if run.is_locked() else 'not running'}")
-    for name in STAGES:
+    config = run.read_config()
+    for name in (stage for stage in STAGES if wants_stage(config, stage)):
         record = manifest["stages"].get(name)
         began = (run.path / "begun" / name).exists()
         state = f"done in {record['seconds']:.1f} s" if record else "begun" if began else "to do"

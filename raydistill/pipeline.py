@@ -27,7 +27,7 @@ from raydistill.stages.data import prepare_data, split_data
 from raydistill.stages.generalist import run_generalist, run_seeds
 from raydistill.stages.groups import count_groups, find_groups, measure_confusions
 from raydistill.stages.networks import build_generalist, build_student
-from raydistill.stages.roles import has_seeds, has_specialists
+from raydistill.stages.roles import has_specialists, wants_stage
 from raydistill.stages.specialists import run_specialists
 from raydistill.stages.student import run_search, run_students
 from raydistill.stages.teacher import build_views, cache_targets, evaluate_ensemble, select_transfer_rows
@@ -41,7 +41,6 @@ PIPELINE = (
         ("data", "splits", "generalist"),
         lambda config: config.grouping.affinity,
         measure_confusions,
-        has_specialists,
     ),
     Stage(
         "groups",
@@ -54,28 +53,24 @@ PIPELINE = (
             config.seed,
         ],
         find_groups,
-        has_specialists,
     ),
     Stage(
         "specialists",
         ("data", "splits", "generalist", "groups"),
         lambda config: [config.specialists, _default_passes(config), config.seed],
         run_specialists,
-        has_specialists,
     ),
     Stage(
         "seeds",
         ("data", "splits"),
         lambda config: [config.generalist, config.teacher.seeds, config.seed],
         run_seeds,
-        has_seeds,
     ),
     Stage(
         "ensemble",
         ("data", "splits", "generalist", "groups", "specialists", "seeds"),
         lambda config: [config.ensemble, config.specialists.dustbin, config.teacher],
         evaluate_ensemble,
-        lambda config: has_specialists(config) or has_seeds(config),
     ),
     Stage(
         "targets",
@@ -145,7 +140,7 @@ def run_pipeline(
 
 def list_stages(config: Config, until: str) -> list[Stage]:
     """The stages that the configuration wants, up to the named one. Raises ConfigError if it does not want that."""
-    stages = [stage for stage in PIPELINE if stage.wanted(config)]
+    stages = [stage for stage in PIPELINE if wants_stage(config, stage.name)]
     names = [stage.name for stage in stages]
     if until not in names:
         raise ConfigError(
@@ -161,7 +156,7 @@ def run_stage(context: Context, stage: Stage, names: Sequence[str]) -> None:
     context.display.begin_stage(stage.name, names.index(stage.name) + 1, len(names))
     inputs = [name for name in stage.inputs if name in names]
     key = run.stage_key(stage.name, to_json(stage.settings(context.config)), inputs)
-    skipped = run.is_finished(stage.name, key)
+    skipped = run.is_finished(stage.name, key) or run.take_over(stage.name, key)
     began = time.monotonic()
     if not skipped:
         run.begin_stage(stage.name, key)

@@ -185,14 +185,9 @@ class RunFolder:
         )
 
     def is_finished(self, stage: str, key: str) -> bool:
-        """Whether the stage ran with this key, and all its files still have their checksums.
-
-        A stage that ran so in the run that this one starts from is taken over, and so is finished here too.
-        """
+        """Whether the stage ran with this key, and all its files still have their checksums."""
         record = self._find_record(stage, key)
-        if record is not None and _files_verify(self.stage_folder(stage), record["files"]):
-            return True
-        return self._take_over(stage, key)
+        return record is not None and _files_verify(self.stage_folder(stage), record["files"])
 
     def begin_stage(self, stage: str, key: str) -> None:
         """Prepare the stage's folder: partial files of the same key stay, anything else goes."""
@@ -210,7 +205,7 @@ class RunFolder:
         manifest["stages"][stage] = {"key": key, "seconds": round(seconds, 3), "finished": time.time(), "files": files}
         write_json(self.manifest_path, manifest)
 
-    def _take_over(self, stage: str, key: str) -> bool:
+    def take_over(self, stage: str, key: str) -> bool:
         """Link a stage's files from the run that this one starts from, if it finished there with this key.
 
         They are linked aside and verified there: a process may be redoing the stage in the other run.

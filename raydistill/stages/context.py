@@ -51,12 +51,10 @@ class Context:
 class Stage:
     """A step of the pipeline.
 
-    inputs: stages whose files it reads, where there are such; settings: what of Config decides its results; wanted:
-    whether a configuration has any use for it.
+    inputs: stages whose files it reads, where there are such; settings: what of Config decides its results.
     """
 
     name: str
     inputs: tuple[str, ...]
     settings: Callable[[Config], Any]
     body: Callable[[Context], None]
-    wanted: Callable[[Config], bool] = lambda config: True

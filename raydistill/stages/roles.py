@@ -1,4 +1,4 @@
-"""Who teaches whom in a run: the teachers that a configuration asks for, the student's, and those of its controls.
+"""Who teaches whom in a run: the teachers that a configuration asks for, the student's, those of its controls.
 
 A teacher's name is the name of its cache of soft targets and of its figures in the report:
 'ensemble' (generalist and specialists), 'seeds' (generalists of several seeds), 'generalist'.
@@ -20,6 +20,15 @@ def has_specialists(config: Config) -> bool:
 def has_seeds(config: Config) -> bool:
     """Whether generalists of other seeds are trained."""
     return config.teacher.seeds > 0
+
+
+def wants_stage(config: Config, stage: str) -> bool:
+    """Whether the run has such a stage: no groups and specialists for another teacher, no seeds where none are asked."""
+    if stage in ("confusion", "groups", "specialists"):
+        return has_specialists(config)
+    if stage == "seeds":
+        return has_seeds(config)
+    return stage != "ensemble" or has_specialists(config) or has_seeds(config)
 
 
 def student_teacher(config: Config) -> str:
