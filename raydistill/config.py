@@ -104,8 +104,9 @@ class SpecialistsConfig(TrainingConfig):
     """passes over a group's examples and as many others, at most; left out: 0.4 times the generalist's"""
     learning_rate: float = Field(1e-3, gt=0)
     """peak learning rate of AdamW"""
-    patience: int = Field(8, ge=1)
-    """training ends when the specialist has not improved on the confuse split for so many passes; the best counts"""
+    patience: int | None = Field(8, ge=1)
+    """training ends when the specialist has not improved on the confuse split for so many passes, and the best counts;
+    null: it trains in full, and the last counts"""
     dustbin: Literal["merged", "single", "soft"] = "merged"
     """merged: the dustbin is the logsumexp of all other classes' logits; single: the paper's one unit; soft: merged,
     and the other classes are learned from the generalist's soft targets (section 6.1 of the paper)"""

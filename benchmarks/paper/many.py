@@ -1,0 +1,271 @@
+"""Tables 4, 6, 7 and 8, on many classes: kanji (--data) and the embedded glyphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.paper.mnist import at_temperature
+from benchmarks.paper.results import Result, Row, accuracies, share_kept
+from benchmarks.paper.runs import Run, execute, open_run, vary
+from raydistill.files import read_json
+from raydistill.report import read_report
+
+SUBSET = 1000  # classes of table 4
+KANJI: dict[str, Any] = {
+    "splits": {"confuse": 0.12, "tune": 0.06, "keep_apart": "face_train"},
+    "generalist": {
+        "options": {"hidden": [192, 192]},
+        "shift": 2,
+        "epochs": 40,
+        "patience": 40,
+        "precision": "bfloat16",
+    },
+    "grouping": {"overlap": 1.0, "bootstraps": 0},
+    "specialists": {"groups": 61, "shift": 2, "precision": "bfloat16"},
+    "student": {"shift": 2, "epochs": 80, "precision": "bfloat16"},
+    "targets": {"views": 8},
+}
+GLYPHS: dict[str, Any] = {
+    "data": "glyphs",
+    "student": {"shift": 1, "epochs": 80},
+    "targets": {"views": 9, "dense_classes": 2, "top_k": 64},
+}
+QUARTER = {"kanji": [48, 48], "glyphs": [24]}
+CHOSEN = {"kanji": at_temperature(2.0, 0.3), "glyphs": at_temperature(1.5, 0.2)}  # on the tune split of seed 0
+SEEDS_OF_EQUAL_COMPUTE = 3
+
+
+def make_seeds(data: Path, folder: Path, seeds: Sequence[int], at_once: int) -> Result:
+    """Table 4."""
+    part = cut_classes(data, folder / f"kanji-{SUBSET}.npz", SUBSET)
+    runs = [
+        Run(
+            f"seeds-{seed}",
+            {
+                "data": f"npz:{part}",
+                "seed": seed,
+                **{name: KANJI[name] for name in ("splits", "generalist", "student", "targets")},
+                "teacher": {"kind": "seeds", "seeds": 10},
+                "search": at_temperature(2.0, 0.0),
+                "cluster": {"backend": "none"},
+            },
+        )
+        for seed in seeds
+    ]
+    geometric = [
+        vary(run, f"{run.name}-geometric", teacher={"mean": "geometric"}, student={"controls": False}) for run in runs
+    ]
+    minutes = execute([*runs, *geometric], folder, at_once)
+    reports, others = ([read_report(open_run(folder, run.name)) for run in each] for each in (runs, geometric))
+    single, arithmetic, student = (accuracies(reports, name) for name in ("generalist", "seeds", "student"))
+    geometric_mean, geometric_student = (accuracies(others, name) for name in ("seeds", "student"))
+    rows = [
+        Row("single net", single, "%", "58.9 %"),
+        Row("ensemble of ten, arithmetic mean", arithmetic, "%", "61.1 %"),
+        Row("ensemble of ten, geometric mean", geometric_mean),
+        Row("one net, distilled from the arithmetic mean", student, "%", "60.8 %"),
+        Row("one net, distilled from the geometric mean", geometric_student),
+        Row("control: the same net on labels only", accuracies(reports, "labels_only")),
+        Row("control: the same net on a single net's targets", accuracies(reports, "generalist_targets")),
+        Row("of the gain is kept, arithmetic", share_kept(single, arithmetic, student), "%", "more than 80 %", 0),
+        Row("of the gain is kept, geometric", share_kept(single, geometric_mean, geometric_student), "%", "", 0),
+    ]
+    notes = [
+        f"Kanji, the first {SUBSET} classes (all take hours on 2 cores); typefaces of the test images unseen in"
+        " training. All nets MLP 2×192. Student and controls take the same steps.",
+        "Student against labels only: McNemar p = " + join_p(reports, "student_vs_labels_only") + ".",
+    ]
+    return Result("seeds", "4. An ensemble of ten nets into one", rows, notes, seeds, minutes)
+
+
+def make_runs(data: Path | None, seeds: Sequence[int]) -> dict[str, list[Run]]:
+    """The runs of tables 6 and 7, by data."""
+    settings = {"glyphs": GLYPHS} if data is None else {"kanji": {"data": f"npz:{data}", **KANJI}, "glyphs": GLYPHS}
+    return {
+        name: [
+            Run(
+                f"{name}-{seed}",
+                {
+                    **given,
+                    "seed": seed,
+                    "teacher": {"seeds": SEEDS_OF_EQUAL_COMPUTE},
+                    "search": CHOSEN[name],
+                    "cluster": {"backend": "none"},
+                },
+            )
+            for seed in seeds
+        ]
+        for name, given in settings.items()
+    }
+
+
+def make_specialists(data: Path | None, folder: Path, seeds: Sequence[int], at_once: int) -> Result:
+    """Table 6; it shares its runs with table 7."""
+    runs = make_runs(data, seeds)
+    minutes = execute([run for several in runs.values() for run in several], folder, at_once)
+    rows, notes = [], []
+    for name, several in runs.items():
+        reports = [read_report(open_run(folder, run.name)) for run in several]
+        paper = name == "kanji"
+        before, after = accuracies(reports, "generalist"), accuracies(reports, "ensemble")
+        gain = [100 * (b / a - 1) for a, b in zip(before, after, strict=True)]
+        inside = [covered_accuracy(report) for report in reports]
+        rows += [
+            Row(f"{name}: generalist", before, "%", "25.0 %" if paper else ""),
+            Row(
+                f"{name}: with {reports[0]['ensemble']['specialists']} specialists",
+                after,
+                "%",
+                "26.1 %" if paper else "",
+            ),
+            Row(f"{name}: relative gain", gain, "%", "+4.4 %" if paper else ""),
+            Row(f"{name}: specialists' classes, generalist", [a for a, _ in inside], "%", "43.1 %" if paper else ""),
+            Row(
+                f"{name}: specialists' classes, with specialists",
+                [b for _, b in inside],
+                "%",
+                "45.9 %" if paper else "",
+            ),
+            Row(f"{name}: three generalists of other seeds", accuracies(reports, "seeds")),
+        ]
+        rows += coverage_rows(name, reports, paper)
+        notes.append(f"{name}, ensemble against generalist: McNemar p = {join_p(reports, 'ensemble_vs_generalist')}.")
+        notes.append(f"{name}, ensemble against the seed ensemble: p = {join_p(reports, 'ensemble_vs_seeds')}.")
+    return Result("specialists", "6. Specialists on many classes", rows, notes, seeds, minutes)
+
+
+def make_folded(data: Path | None, folder: Path, seeds: Sequence[int], at_once: int) -> Result:
+    """Table 7."""
+    runs = make_runs(data, seeds)
+    quarters = {
+        name: [
+            vary(run, f"{run.name}-quarter", student={"options": {"hidden": QUARTER[name]}, "controls": False})
+            for run in several
+        ]
+        for name, several in runs.items()
+    }
+    every = [run for each in (runs, quarters) for several in each.values() for run in several]
+    minutes = execute(every, folder, at_once)
+    rows, notes = [], []
+    for name, several in runs.items():
+        reports = [read_report(open_run(folder, run.name)) for run in several]
+        small = [read_report(open_run(folder, run.name)) for run in quarters[name]]
+        before, after, student = (accuracies(reports, model) for model in ("generalist", "ensemble", "student"))
+        rows += [
+            Row(f"{name}: generalist", before),
+            Row(f"{name}: generalist and {reports[0]['ensemble']['specialists']} specialists", after),
+            Row(f"{name}: three generalists of other seeds (equal compute)", accuracies(reports, "seeds")),
+            Row(f"**{name}: student of the generalist's architecture**", student),
+            Row(f"{name}: control, labels only", accuracies(reports, "labels_only")),
+            Row(f"{name}: control, generalist's targets", accuracies(reports, "generalist_targets")),
+            Row(f"{name}: control, the seed ensemble's targets", accuracies(reports, "seeds_targets")),
+            Row(f"{name}: of the specialists' gain is kept", share_kept(before, after, student), "%", "", 0),
+            Row(f"{name}: student of a quarter of the size", accuracies(small, "student")),
+        ]
+        for other in ("ensemble", "labels_only", "generalist_targets", "seeds_targets"):
+            p_values = join_p(reports, f"student_vs_{other}")
+            notes.append(f"{name}, student against {other.replace('_', ' ')}: McNemar p = {p_values}.")
+    return Result("folded", "7. Folded back: the specialists in one net", rows, notes, seeds, minutes)
+
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "dustbin: the paper's single unit": {"specialists": {"dustbin": "single"}},
+    "dustbin: soft targets for other classes (section 6.1)": {"specialists": {"dustbin": "soft"}},
+    "overlap: none": {"grouping": {"overlap": 0.0}},
+    "overlap: the group's own size": {"grouping": {"overlap": 1.0}},
+    "groups: 8": {"specialists": {"groups": 8}},
+    "groups: 32": {"specialists": {"groups": 32}},
+    "groups: 64": {"specialists": {"groups": 64}},
+    "grouping: k-means on the covariance": {"grouping": {"method": "kmeans"}},
+    "grouping: random, same sizes": {"grouping": {"method": "random"}},
+    "specialists asked: of the 2 most probable classes": {"ensemble": {"top_n": 2}},
+    "specialists asked: of the 3 most probable classes": {"ensemble": {"top_n": 3}},
+    "specialists asked: of the 5 most probable classes": {"ensemble": {"top_n": 5}},
+    "prior correction: off": {"specialists": {"prior_correction": False}},
+}
+
+
+def make_ablation(data: Path | None, folder: Path, seeds: Sequence[int], at_once: int) -> Result:
+    """Table 8, on the tune split: the test split is not for choosing defaults."""
+    bases = [
+        Run(f"ablation-{seed}", {"data": "glyphs", "seed": seed, "cluster": {"backend": "none"}}, until="ensemble")
+        for seed in seeds
+    ]
+    varied = {
+        name: [vary(base, f"{base.name}-{slug(name)}", **changes) for base in bases]
+        for name, changes in ABLATIONS.items()
+    }
+    minutes = execute([*bases, *(run for several in varied.values() for run in several)], folder, at_once)
+
+    def gains(runs: Sequence[Run], figure: str, scale: float) -> list[float]:
+        found = [read_json(open_run(folder, run.name).stage_folder("ensemble") / "ensemble.json") for run in runs]
+        return [scale * (summary["ensemble"][figure] - summary["generalist"][figure]) for summary in found]
+
+    rows = [
+        Row("**defaults**: merged, overlap by half, 16 spectral groups, n = 1", gains(bases, "accuracy", 100), "points")
+    ]
+    rows += [Row(name, gains(runs, "accuracy", 100), "points") for name, runs in varied.items()]
+    losses = {name: gains(runs, "loss", 1) for name, runs in {"defaults": bases, **varied}.items()}
+    notes = [
+        "What specialists add to the generalist's accuracy on the tune split of the glyphs; the test split is not read."
+    ]
+    title = "8. What matters"
+    return Result("ablation", title, rows, notes, seeds, minutes, details={"change of the loss in nats": losses})
+
+
+def cut_classes(data: Path, part: Path, classes: int) -> Path:
+    """A .npz file with the first classes alone."""
+    if not part.exists():
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with np.load(data, allow_pickle=False) as file:
+            train, test = file["y_train"] < classes, file["y_test"] < classes
+            np.savez(
+                part,
+                x_train=file["x_train"][train],
+                y_train=file["y_train"][train],
+                x_test=file["x_test"][test],
+                y_test=file["y_test"][test],
+                face_train=file["face_train"][train],
+                class_names=file["class_names"][:classes],
+            )
+    return part
+
+
+def join_p(reports: Sequence[dict[str, Any]], comparison: str) -> str:
+    """McNemar's p for each seed, with the sign of the difference where it is negative."""
+    tests = [report["significance"][comparison] for report in reports]
+    return ", ".join(f"{test['p_value']:.1g}{' (worse)' if test['difference'] < 0 else ''}" for test in tests)
+
+
+def covered_accuracy(report: dict[str, Any]) -> tuple[float, float]:
+    """Accuracy in % of generalist and ensemble on test examples whose class some specialist knows."""
+    covered = [row for row in report["coverage"] if row["specialists"] > 0]
+    total = sum(row["examples"] for row in covered)
+    before, after = (
+        100 * sum(row["examples"] * row[f"{name}_accuracy"] for row in covered) / total
+        for name in ("generalist", "ensemble")
+    )
+    return before, after
+
+
+PAPER_COVERAGE = {1: 3.4, 2: 7.4, 3: 8.8, 4: 10.5, 5: 11.1, 6: 11.3, 7: 12.8, 8: 13.6, 9: 16.6, 10: 14.1}
+
+
+def coverage_rows(name: str, reports: Sequence[dict[str, Any]], paper: bool) -> list[Row]:
+    """The paper's table 4: relative gain by the number of specialists that cover the true class."""
+    gains = [{row["specialists"]: row["relative_gain"] for row in report["coverage"]} for report in reports]
+    rows = []
+    for covering in sorted({number for each in gains for number in each} - {0}):
+        values = [None if each.get(covering) is None else 100 * each[covering] for each in gains]
+        label = f"{name}: relative gain where {covering}{' or more' if covering == 10 else ''} cover the class"
+        rows.append(Row(label, values, "%", f"+{PAPER_COVERAGE[covering]} %" if paper else "", 1))
+    return rows
+
+
+def slug(name: str) -> str:
+    """A file name for a variant."""
+    return "".join(letter if letter.isalnum() else "-" for letter in name).strip("-").lower()

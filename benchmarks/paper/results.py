@@ -1,0 +1,118 @@
+"""Results of a table: benchmarks/results/TABLE.json, and its part of benchmarks/RESULTS.md.
+
+Comes in: rows with a value for each seed. Goes out: both files; a part of RESULTS.md lies between its two marks.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raydistill.files import read_json, write_json, write_text
+
+HERE = Path(__file__).parent.parent
+RESULTS = HERE / "RESULTS.md"
+HEAD = """# The paper's tables
+
+Hinton, Vinyals, Dean, [*Distilling the Knowledge in a Neural Network*](https://arxiv.org/abs/1503.02531) (2015),
+table by table: the paper's figure, and ours as mean ± standard deviation over the seeds. Every table is made by the
+command below it, through the package alone; test examples are read by the report stage only. `benchmarks/results/` has
+the figures of each seed.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table. values: one for each seed; unit: 'errors', '%', 'nats', '' ...; paper: its figure as text."""
+
+    name: str
+    values: Sequence[float | None]
+    unit: str = "%"
+    paper: str = ""
+    digits: int = 2
+
+    def ours(self) -> str:
+        """Mean ± standard deviation, or the value of a single seed."""
+        values = [value for value in self.values if value is not None]
+        if not values:
+            return "–"
+        mean = f"{statistics.mean(values):.{self.digits}f}"
+        spread = f" ± {statistics.stdev(values):.{self.digits}f}" if len(values) > 1 else ""
+        return f"{mean}{spread}{' ' + self.unit if self.unit else ''}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A whole table. notes: lines below it, such as what was made smaller, p-values, goals missed and why."""
+
+    name: str
+    title: str
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()
+    seeds: Sequence[int] = (0, 1, 2)
+    minutes: float = 0.0
+    picture: str | None = None
+    details: dict[str, object] = field(default_factory=dict)
+
+
+def write_result(result: Result) -> str:
+    """Write both files; returns the table's text. A run that only resumes keeps the minutes of the one that worked."""
+    path = HERE / "results" / f"{result.name}.json"
+    minutes = max(result.minutes, read_json(path)["minutes"] if path.exists() else 0.0)
+    made = {
+        "command": " ".join(["python -m benchmarks.paper", *(Path(word).name for word in sys.argv[1:])]),
+        "commit": read_commit(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+    }
+    write_json(path, {**asdict(result), **made, "minutes": round(minutes, 1)})
+    lines = [f"## {result.title}", "", "| | paper | ours |", "|---|---|---|"]
+    lines += [f"| {row.name} | {row.paper or '–'} | {row.ours()} |" for row in result.rows]
+    lines += ["", *([f"![{result.title}]({result.picture})", ""] if result.picture else [])]
+    lines += [f"- {note}" for note in result.notes]
+    seeds = ", ".join(map(str, result.seeds))
+    lines.append(
+        f"- `{made['command']}`; seeds {seeds}; commit {made['commit']}; {made['machine']}; {minutes:.0f} minutes"
+    )
+    text = "\n".join(lines)
+    _replace_part(result.name, text)
+    return text
+
+
+def _replace_part(name: str, text: str) -> None:
+    """Put the text between the table's marks, or at the end where there are none."""
+    page = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else HEAD
+    part = f"<!-- {name} -->\n{text}\n<!-- /{name} -->\n"
+    pattern = re.compile(rf"<!-- {name} -->\n.*<!-- /{name} -->\n", re.DOTALL)
+    page = pattern.sub(lambda _: part, page) if pattern.search(page) else f"{page}\n{part}"
+    write_text(RESULTS, page)
+
+
+def accuracies(reports: Sequence[dict[str, Any]], model: str) -> list[float]:
+    """Test accuracy in % of a model, for each report."""
+    return [100 * (report.get(model) or report["controls"][model])["test_accuracy"] for report in reports]
+
+
+def share_kept(single: Sequence[float], teacher: Sequence[float], student: Sequence[float]) -> list[float]:
+    """Gain of the student as % of the teacher's, for each seed."""
+    return [100 * (s - a) / (t - a) for a, t, s in zip(single, teacher, student, strict=True)]
+
+
+def read_commit() -> str:
+    """The commit of this checkout, with a + where files of the package differ from it."""
+    git = ["git", "-C", str(HERE.parent)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "-uno", "raydistill", "benchmarks/paper"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
