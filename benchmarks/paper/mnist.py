@@ -17,13 +17,13 @@ TEACHER = {
     "options": {"hidden": [1200, 1200], "dropout": 0.25, "input_dropout": 0.1},
     "max_norm": 4.0,
     "shift": 2,
-    "epochs": 60,
-    "patience": 60,
+    "epochs": 100,
+    "patience": 100,
     "learning_rate": 1e-3,
     "weight_decay": 0.0,
     "precision": "bfloat16",
 }
-STUDENT = {"options": {"hidden": [800, 800]}, "epochs": 60, "learning_rate": 1e-3, "weight_decay": 0.0}
+STUDENT = {"options": {"hidden": [800, 800]}, "epochs": 40, "learning_rate": 1e-3, "weight_decay": 0.0}
 PRECISION = {"precision": "bfloat16"}
 WIDTHS = (30, 100, 300, 800)
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 8.0, 20.0, 50.0)
@@ -120,7 +120,7 @@ def make_temperature(data: Path, folder: Path, seeds: Sequence[int], at_once: in
 def make_absent(data: Path, folder: Path, seeds: Sequence[int], at_once: int) -> Result:
     """Table 3."""
     plain = [plain_run(data, seed) for seed in seeds]
-    student = {"controls": False, "epochs": 60}
+    student = {"controls": False}
     without = [vary(run, f"{run.name}-without-3", transfer={"without": ["3"]}, student=student) for run in plain]
     only = [vary(run, f"{run.name}-only-7-8", transfer={"only": ["7", "8"]}, student=student) for run in plain]
     minutes = execute([*plain, *without, *only], folder, at_once)

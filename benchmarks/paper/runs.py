@@ -60,7 +60,7 @@ def _make(run: Run, folder: Path, first: Future[None] | None) -> None:
         first.result()
     settings, log = folder / "settings" / f"{run.name}.yaml", folder / f"{run.name}.log"
     write_text(settings, yaml.safe_dump(run.all_settings(folder), allow_unicode=True, sort_keys=False))
-    command = [sys.executable, "-m", "raydistill", "run", "--config", str(settings)]
+    command = [sys.executable, "-m", "raydistill", "run", "--config", str(settings), "--on-change", "redo"]
     command += ["--start-from", str(folder / run.start_from)] if run.start_from else []
     command += ["--until", run.until] if run.until else []
     threads = {"OMP_NUM_THREADS": "1"}
