@@ -16,17 +16,17 @@ from raydistill.report import read_report
 
 SUBSET = 1000  # classes of table 4
 KANJI: dict[str, Any] = {
-    "splits": {"confuse": 0.12, "tune": 0.06, "keep_apart": "face_train"},
+    "splits": {"confuse": 0.1, "tune": 0.05},
     "generalist": {
         "options": {"hidden": [192, 192]},
-        "shift": 2,
+        "shift": 1,
         "epochs": 40,
         "patience": 40,
         "precision": "bfloat16",
     },
     "grouping": {"overlap": 1.0, "bootstraps": 0},
-    "specialists": {"groups": 61, "shift": 2, "precision": "bfloat16"},
-    "student": {"shift": 2, "epochs": 80, "precision": "bfloat16"},
+    "specialists": {"groups": 61, "shift": 1, "precision": "bfloat16"},
+    "student": {"shift": 1, "epochs": 80, "precision": "bfloat16"},
     "targets": {"views": 8},
 }
 GLYPHS: dict[str, Any] = {
