@@ -21,7 +21,7 @@ KANJI: dict[str, Any] = {
         "options": {"hidden": [192, 192]},
         "shift": 1,
         "epochs": 40,
-        "patience": 40,
+        "patience": None,
         "precision": "bfloat16",
     },
     "grouping": {"overlap": 1.0, "bootstraps": 0},
