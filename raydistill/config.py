@@ -74,8 +74,8 @@ class GeneralistConfig(TrainingConfig):
     options: dict[str, Any] = Field(default_factory=dict)
     """keyword arguments of the model, for example {hidden: [192, 192]}"""
     patience: int | None = Field(5, ge=1)
-    """training ends when the loss on the confuse split has not improved for so many passes, and the best counts; null: it
-    trains in full, and the last counts"""
+    """training ends when the loss on the confuse split has not improved for so many passes, and the best counts;
+    null: it trains in full, and the last counts"""
     workers: int = Field(1, ge=1)
     """data-parallel Ray Train workers; 1 trains in the driver's process on a private Ray, else in one worker"""
 

@@ -23,7 +23,7 @@ def has_seeds(config: Config) -> bool:
 
 
 def wants_stage(config: Config, stage: str) -> bool:
-    """Whether the run has such a stage: no groups and specialists for another teacher, no seeds where none are asked."""
+    """Whether the run has such a stage: no groups and specialists for other teachers, no seeds where none are asked."""
     if stage in ("confusion", "groups", "specialists"):
         return has_specialists(config)
     if stage == "seeds":
