@@ -13,7 +13,7 @@ from raydistill.version import __version__
 if TYPE_CHECKING:
     from raydistill.ensemble import solve_ensemble
     from raydistill.groups import group_classes
-    from raydistill.loading import load_ensemble, load_student
+    from raydistill.loading import load_ensemble, load_student, load_teacher
     from raydistill.losses import distillation_loss
     from raydistill.targets import SoftTargets
 
@@ -24,6 +24,7 @@ __all__ = [
     "group_classes",
     "load_ensemble",
     "load_student",
+    "load_teacher",
     "solve_ensemble",
 ]
 
@@ -33,6 +34,7 @@ _HOMES = {
     "group_classes": "groups",
     "load_ensemble": "loading",
     "load_student": "loading",
+    "load_teacher": "loading",
     "solve_ensemble": "ensemble",
 }
 

@@ -222,7 +222,7 @@ def predict_command(argv: list[str]) -> int:
         "input", type=Path, help=".npz file with an array x (or x_test), shaped as the training examples"
     )
     parser.add_argument("--output", type=Path, help="file to write; left out: INPUT with .predicted.npz")
-    parser.add_argument("--model", choices=("student", "ensemble"), default="student", help="which one answers")
+    parser.add_argument("--model", choices=("student", "teacher"), default="student", help="which one answers")
     given = parser.parse_args(argv)
     from raydistill.predict import predict_file
 

@@ -5,16 +5,18 @@ Comes in: a run folder. Goes out: something to call with a batch in the type and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from raydistill.data.arrays import open_examples
 from raydistill.errors import RunFolderError
 from raydistill.run_folder import RunFolder
 from raydistill.stages.networks import build_student, is_trained, load_weights
-from raydistill.stages.roles import STUDENT
-from raydistill.stages.teacher import load_ensemble_from
+from raydistill.stages.roles import STUDENT, has_specialists, student_teacher
+from raydistill.stages.teacher import load_ensemble_from, load_teachers
 from raydistill.teacher import Ensemble
 
 
@@ -38,6 +40,21 @@ def load_ensemble(run_dir: Path | str) -> Ensemble:
     """
     run = RunFolder(Path(run_dir))
     config = run.read_config()
+    if not has_specialists(config):
+        raise RunFolderError(f"run_dir: {str(run.path)!r} has no specialists; load its teacher with load_teacher")
     if "specialists" not in run.read_manifest()["stages"]:
         raise RunFolderError(f"run_dir: {str(run.path)!r} has no finished specialists; run raydistill run first")
     return load_ensemble_from(run, config, open_examples(run))
+
+
+def load_teacher(run_dir: Path | str) -> Callable[[Tensor], Tensor]:
+    """The student's teacher of any kind: batch (N, ...) in the stored type -> log-probabilities (N, K).
+
+    Raises RunFolderError if its networks are not finished.
+    """
+    run = RunFolder(Path(run_dir))
+    config = run.read_config()
+    if "targets" not in run.read_manifest()["stages"]:
+        raise RunFolderError(f"run_dir: {str(run.path)!r} has no finished teacher; run raydistill run first")
+    teachers, name = load_teachers(run, config, open_examples(run)), student_teacher(config)
+    return lambda batch: teachers.answer(batch, torch.arange(len(batch))).log_probs[name]

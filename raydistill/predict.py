@@ -1,4 +1,4 @@
-"""Predictions for a file of examples, by the student or the ensemble."""
+"""Predictions for a file of examples, by the student or its teacher."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from raydistill.data.arrays import open_examples
 from raydistill.errors import DataError
 from raydistill.files import Array, write_aside
-from raydistill.loading import load_ensemble, load_student
+from raydistill.loading import load_student, load_teacher
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import predict_logits
 
@@ -27,8 +27,8 @@ def predict_file(run_dir: Path, source: Path, output: Path | None = None, model:
     run.read_manifest()
     examples = open_examples(run)
     x = read_input(source, examples.input_shape)
-    if model == "ensemble":
-        log_probs = load_ensemble(run_dir)(torch.from_numpy(x))
+    if model == "teacher":
+        log_probs = load_teacher(run_dir)(torch.from_numpy(x))
     else:
         log_probs = predict_logits(load_student(run_dir), torch.from_numpy(x)).log_softmax(dim=1)
     probability = log_probs.exp().numpy().astype(np.float32)

@@ -129,7 +129,7 @@ def test_predict_writes_what_the_student_says(capsys, finished, tmp_path):
 
 def test_predict_by_the_ensemble(finished, tmp_path):
     np.savez(tmp_path / "in.npz", x=load_digits().images.astype(np.uint8)[:30])
-    arguments = ["predict", str(finished.path), str(tmp_path / "in.npz"), "--model", "ensemble"]
+    arguments = ["predict", str(finished.path), str(tmp_path / "in.npz"), "--model", "teacher"]
     assert main([*arguments, "--output", str(tmp_path / "o.npz")]) == 0
     with np.load(tmp_path / "o.npz") as out:
         np.testing.assert_allclose(out["probability"].sum(1), 1.0, atol=1e-5)

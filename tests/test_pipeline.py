@@ -161,6 +161,13 @@ def test_other_teachers_leave_out_what_they_do_not_need(tmp_path, teacher, stage
     assert sorted(path.name for path in run.stage_folder("student").iterdir()) == [*students, "student"]
     with pytest.raises(ConfigError, match=r"until: there is no stage 'groups' with teacher.kind"):
         run_quick(run.read_config(), until="groups")
+    with pytest.raises(RunFolderError, match="has no specialists; load its teacher with load_teacher"):
+        raydistill.load_ensemble(run.path)
+    images, rows = open_examples(run).x, read_transfer_rows(run)[:20]
+    cached = SoftTargets.open(run.stage_folder("targets") / teacher["kind"]).read(torch.arange(20))
+    torch.testing.assert_close(
+        raydistill.load_teacher(run.path)(images[rows]).exp(), cached.exp(), atol=2e-3, rtol=1e-2
+    )
 
 
 def test_a_point_is_not_searched(tmp_path):
@@ -210,6 +217,8 @@ def test_unfinished_runs_are_told(tmp_path):
         raydistill.load_student(run.path)
     with pytest.raises(RunFolderError, match="no finished specialists"):
         raydistill.load_ensemble(run.path)
+    with pytest.raises(RunFolderError, match="no finished teacher"):
+        raydistill.load_teacher(run.path)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ def test_public_names():
         "group_classes",
         "load_ensemble",
         "load_student",
+        "load_teacher",
         "solve_ensemble",
     ]
     for name in raydistill.__all__:

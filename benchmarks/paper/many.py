@@ -42,7 +42,7 @@ GLYPHS: dict[str, Any] = {
 SETTINGS = {"kanji": KANJI, "glyphs": GLYPHS}
 CONVERGED = 40  # passes of the generalist that has converged
 QUARTER = {"kanji": [48, 48], "glyphs": [24]}
-CHOSEN = {"kanji": at_temperature(1.5, 0.3), "glyphs": at_temperature(1.5, 0.3)}  # on other splits and typefaces
+CHOSEN = {"kanji": at_temperature(1.5, 0.5), "glyphs": at_temperature(1.5, 0.5)}  # on other splits and typefaces
 EQUAL_COMPUTE = {"kanji": 16, "glyphs": 16}  # generalists whose training costs as much as generalist and specialists
 
 
