@@ -740,3 +740,14 @@ def test_groups_are_named_whole_in_the_report(finished, report):
     names = read_json(finished.stage_folder("data") / "classes.json")
     for group, row in zip(report["groups"], members, strict=True):
         assert group["name"] == f"«{''.join(name for name, inside in zip(names, row, strict=True) if inside)}»"
+
+
+@pytest.mark.parametrize("teacher", [{}, {"kind": "generalist"}])
+def test_a_run_without_controls_says_so(tmp_path, teacher):
+    run = run_quick(quick_config(tmp_path / "run", teacher=teacher, student={"controls": False}))
+    report = read_report(run)
+    assert report["controls"] == {}
+    assert report["verdict"]["student_beats_controls"] is False
+    assert report["verdict"]["sentences"][-1].startswith("No control was trained (student.controls)")
+    assert "Against the same network" not in " ".join(report["verdict"]["sentences"])
+    assert "and its control" not in (run.stage_folder("report") / "report.html").read_text()

@@ -32,7 +32,7 @@ def judge_run(numbers: dict[str, Any]) -> dict[str, Any]:
         sentences.append(describe_repair(numbers["student"]))
     return {
         **verdicts,
-        "student_beats_controls": all(outcome == "better" for outcome in against.values()),
+        "student_beats_controls": bool(against) and all(outcome == "better" for outcome in against.values()),
         "sentences": [*sentences, advise(numbers["teacher"], knows_more, against)],
     }
 
@@ -45,15 +45,15 @@ def judge_ensemble(numbers: dict[str, Any]) -> tuple[dict[str, Any], list[str], 
     sentences = [describe_specialists(numbers, paid) if teacher == "ensemble" else describe_seeds(numbers, paid)]
     if "ensemble_vs_seeds" in numbers["significance"]:
         sentences.append(describe_rivals(numbers))
-    sentences += [describe_student(numbers, kept), describe_controls(numbers)]
+    sentences += [describe_student(numbers, kept), *([describe_controls(numbers)] if numbers["controls"] else [])]
     return {PAID[teacher]: paid == "better", "student_kept": kept}, sentences, paid == "better"
 
 
 def judge_distillation(numbers: dict[str, Any]) -> tuple[dict[str, Any], list[str], bool]:
     """Where the generalist teaches: verdicts, their sentences, and whether it knows more than its student."""
-    labels_only = numbers["controls"]["labels_only"]
-    leads = numbers["generalist"]["test_accuracy"] > labels_only["test_accuracy"]
-    kept = share_kept(numbers, labels_only) if leads else None
+    kept, labels_only = None, numbers["controls"].get("labels_only")
+    if labels_only and numbers["generalist"]["test_accuracy"] > labels_only["test_accuracy"]:
+        kept = share_kept(numbers, labels_only)
     knows_more = outcome_of(numbers["significance"]["student_vs_generalist"]) == "worse"
     return {"student_kept": kept}, [describe_distillation(numbers, kept)], knows_more
 
@@ -130,11 +130,15 @@ def describe_student(numbers: dict[str, Any], kept: float | None) -> str:
 
 def describe_distillation(numbers: dict[str, Any], kept: float | None) -> str:
     """The student between its teacher, the generalist, and the same network on labels only."""
-    student, teacher, labels_only = numbers["student"], numbers["generalist"], numbers["controls"]["labels_only"]
+    student, teacher, labels_only = numbers["student"], numbers["generalist"], numbers["controls"].get("labels_only")
     text = (
         f"The student, {student['parameters']:,} parameters, is right in {student['test_accuracy']:.2%} of the test"
-        f" examples; its teacher, {teacher['parameters']:,} parameters, in {teacher['test_accuracy']:.2%}; the same"
-        f" network {name_control(numbers, 'labels_only')} in {labels_only['test_accuracy']:.2%}"
+        f" examples; its teacher, {teacher['parameters']:,} parameters, in {teacher['test_accuracy']:.2%}"
+    )
+    if labels_only is None:
+        return f"{text}."
+    text += (
+        f"; the same network {name_control(numbers, 'labels_only')} in {labels_only['test_accuracy']:.2%}"
         f" ({format_p(numbers['significance']['student_vs_labels_only'])})."
     )
     if kept is None:
@@ -174,6 +178,8 @@ def describe_repair(student: dict[str, Any]) -> str:
 
 def advise(teacher: str, knows_more: bool, against: dict[str, str]) -> str:
     """What to ship. knows_more: whether the teacher is shown to know more; against: outcomes against the controls."""
+    if not against:
+        return "No control was trained (student.controls), so nothing here says whether labels alone would do as well."
     better = {name for name, outcome in against.items() if outcome == "better"}
     if against.get("seeds_targets") == "worse":
         return "Ship the network that was trained on the seeds' targets: generalists of different seeds taught it more."

@@ -27,7 +27,7 @@ torch.set_num_threads(1)  # of the driver, which trains the generalist; Ray's wo
 launch(quick_config(
     sys.argv[1],
     cluster={"backend": sys.argv[2]},
-    specialists={"groups": 5, "epochs": 40, "patience": 40, "batch_size": 16},
+    specialists={"groups": 5, "epochs": 120, "patience": None, "batch_size": 16},
     search={"grace_epochs": 2},
     student={"epochs": 20, "batch_size": 16},
 ))
