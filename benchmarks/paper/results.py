@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raydistill.files import read_json, write_json, write_text
+from raydistill.files import write_json, write_text
 
 HERE = Path(__file__).parent.parent
 RESULTS = HERE / "RESULTS.md"
@@ -64,23 +64,21 @@ class Result:
 
 
 def write_result(result: Result) -> str:
-    """Write both files; returns the table's text. A run that only resumes keeps the minutes of the one that worked."""
-    path = HERE / "results" / f"{result.name}.json"
-    minutes = max(result.minutes, read_json(path)["minutes"] if path.exists() else 0.0)
+    """Write both files; returns the table's text."""
     made = {
         "command": " ".join(["python -m benchmarks.paper", *(Path(word).name for word in sys.argv[1:])]),
         "commit": read_commit(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
     }
-    write_json(path, {**asdict(result), **made, "minutes": round(minutes, 1)})
+    figures = {**asdict(result), **made, "minutes": round(result.minutes, 1)}
+    write_json(HERE / "results" / f"{result.name}.json", figures)
     lines = [f"## {result.title}", "", "| | paper | ours |", "|---|---|---|"]
     lines += [f"| {row.name} | {row.paper or '–'} | {row.ours()} |" for row in result.rows]
     lines += ["", *([f"![{result.title}]({result.picture})", ""] if result.picture else [])]
     lines += [f"- {note}" for note in result.notes]
     seeds = ", ".join(map(str, result.seeds))
-    lines.append(
-        f"- `{made['command']}`; seeds {seeds}; commit {made['commit']}; {made['machine']}; {minutes:.0f} minutes"
-    )
+    where = f"commit {made['commit']}; {made['machine']}, shared; {result.minutes:.0f} minutes of work on one core"
+    lines.append(f"- `{made['command']}`; seeds {seeds}; {where}")
     text = "\n".join(lines)
     _replace_part(result.name, text)
     return text
