@@ -12,10 +12,11 @@ UNSET = {"epochs": None}
 ROLES = ("generalist", "specialist", "student", "trial")
 
 
-def passes(folder, rows, **changes):
+def passes(folder, rows, transfer=None, **changes):
     settings = {name: {**UNSET, **changes.get(name, {})} for name in ("generalist", "specialists", "student", "search")}
     run = RunFolder(folder)
-    write_array(run.stage_folder("splits") / "fit.npy", np.arange(rows))
+    write_array(run.stage_folder("splits") / "fit.npy", np.arange(rows, dtype=np.int8))
+    write_array(run.stage_folder("targets") / "rows.npy", np.arange(transfer or rows, dtype=np.int8))
     return [count_passes(run, quick_config(folder, **settings), role) for role in ROLES]
 
 
@@ -37,3 +38,7 @@ def test_passes_that_are_given_are_kept_and_others_follow(tmp_path):
     assert passes(tmp_path, 1_078, generalist={"batch_size": 2}) == [22, 9, 40, 7]
     assert passes(tmp_path, 1_078, specialists={"epochs": 1}, search={"epochs": 1}) == [40, 1, 72, 1]
     assert passes(tmp_path, 1_078, student={"epochs": 10}) == [40, 16, 10, 2]
+
+
+def test_a_small_transfer_set_is_seen_more_often(tmp_path):
+    assert passes(tmp_path, 1_078, transfer=539) == [40, 16, 144, 24]
