@@ -8,20 +8,16 @@ prints them as a Markdown table with their spread. A finished seed is not run ag
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.provenance import HERE, describe_machine, read_commit, spread
 from raydistill.config import build_config, read_config_file
 from raydistill.files import write_json
 from raydistill.launch import launch
 from raydistill.report import read_report
 
-HERE = Path(__file__).parent
 MODELS = {
     "generalist": lambda report: report["generalist"],
     "ensemble": lambda report: report["ensemble"],
@@ -44,7 +40,7 @@ def summarise(reports: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "command": " ".join(["python -m benchmarks.demo", *sys.argv[1:]]),
         "commit": read_commit(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "machine": describe_machine(),
         "seeds": [report["data"]["seed"] for report in reports],
         "minutes": [round(sum(stage["seconds"] for stage in report["stages"]) / 60, 2) for report in reports],
         "models": {
@@ -54,14 +50,6 @@ def summarise(reports: list[dict[str, Any]]) -> dict[str, Any]:
         "p_values": {test: [report["significance"][test]["p_value"] for report in reports] for test in TESTS},
         "student_kept": [report["verdict"]["student_kept"] for report in reports],
     }
-
-
-def read_commit() -> str:
-    """The commit of this checkout, with a + where files differ from it."""
-    git = ["git", "-C", str(HERE)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def format_markdown(summary: dict[str, Any]) -> str:
@@ -78,12 +66,6 @@ def format_markdown(summary: dict[str, Any]) -> str:
     made = f"commit {summary['commit']}; {summary['machine']}, shared; {minutes} minutes"
     lines.append(f"- `{summary['command']}`; {made}")
     return "\n".join(lines)
-
-
-def spread(values: list[float], digits: int) -> str:
-    """Mean ± standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
 
 
 def main() -> None:

@@ -5,20 +5,16 @@ Comes in: rows with a value for each seed. Goes out: both files; a part of RESUL
 
 from __future__ import annotations
 
-import os
-import platform
 import re
-import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.provenance import HERE, describe_machine, read_commit, spread
 from raydistill.files import write_json, write_text
 
-HERE = Path(__file__).parent.parent
 RESULTS = HERE / "RESULTS.md"
 HEAD = """# The paper's tables
 
@@ -44,9 +40,7 @@ class Row:
         values = [value for value in self.values if value is not None]
         if not values:
             return "–"
-        mean = f"{statistics.mean(values):.{self.digits}f}"
-        spread = f" ± {statistics.stdev(values):.{self.digits}f}" if len(values) > 1 else ""
-        return f"{mean}{spread}{' ' + self.unit if self.unit else ''}"
+        return f"{spread(values, self.digits)} {self.unit}".strip()
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ def write_result(result: Result) -> str:
     made = {
         "command": " ".join(["python -m benchmarks.paper", *(Path(word).name for word in sys.argv[1:])]),
         "commit": read_commit(),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "machine": describe_machine(),
     }
     figures = {**asdict(result), **made, "minutes": round(result.minutes, 1)}
     write_json(HERE / "results" / f"{result.name}.json", figures)
@@ -101,16 +95,3 @@ def accuracies(reports: Sequence[dict[str, Any]], model: str) -> list[float]:
 def share_kept(single: Sequence[float], teacher: Sequence[float], student: Sequence[float]) -> list[float]:
     """Gain of the student as % of the teacher's, for each seed."""
     return [100 * (s - a) / (t - a) for a, t, s in zip(single, teacher, student, strict=True)]
-
-
-def read_commit() -> str:
-    """The commit of this checkout, with a + where files of the package differ from it."""
-    git = ["git", "-C", str(HERE.parent)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    changed = subprocess.run(
-        [*git, "status", "--porcelain", "-uno", "raydistill", "benchmarks/paper"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")
