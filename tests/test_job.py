@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from processes import MARK, list_marked
 
-from raydistill.run_folder import STAGES
+from raydistill.run_folder import STAGES, RunFolder
 
 REPOSITORY = Path(__file__).parent.parent
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
@@ -152,11 +152,12 @@ def head(tmp_path: Path) -> Iterator[Head]:
 
 def test_a_job_ends_well_and_the_second_time_does_nothing(head: Head) -> None:
     folder = head.home / "raydistill" / "runs" / "job"  # outside the job's copy of the working directory
+    page = RunFolder(folder).stage_folder("report") / "report.html"
     code, seconds, lines = head.submit()
     print(f"first: {seconds:.1f} s", *lines, sep="\n")
     assert code == 0
     assert lines[0] == f"run folder: {folder}"
-    assert (folder / "11_report" / "report.html").exists()
+    assert page.exists()
     progress = [line for line in lines if re.match(r"\[\d+/11\] \w+: ", line)]
     assert [line for line in progress if ": done in " in line][-1].startswith("[11/11] report: ")
 
@@ -168,5 +169,5 @@ def test_a_job_ends_well_and_the_second_time_does_nothing(head: Head) -> None:
     skipped = [f"[{number}/11] {name}: finished before, skipped" for number, name in enumerate(names, start=1)]
     assert again == [f"run folder: {folder}", *skipped, *table]  # nothing else: no line of Ray's or torch's own
     assert table[0].split()[0] == "accuracy"
-    assert table[-2] == f"report: {folder / '11_report' / 'report.html'}"
+    assert table[-2] == f"report: {page}"
     assert seconds < 20
