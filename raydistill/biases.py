@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from raydistill.errors import ModelError
 from raydistill.models import find_output_layer
 
 SCARCE = 0.1  # a class is scarce if its share in the transfer set is less than this times that in the reference
@@ -62,17 +63,23 @@ def fit_biases(logits: Tensor, labels: Tensor, scarce: Tensor) -> Tensor:
 def apply_biases(model: nn.Module, scarce: Tensor, offsets: Tensor, classes: int) -> None:
     """Add the offsets to the biases of the output layer, in place. scarce, offsets: (S,).
 
-    Raises ValueError if the model has no linear output layer of that many classes, or one without biases.
+    Raises ModelError if the model has no linear output layer of that many classes, or one without biases.
     """
+    biases = find_biases(model, classes)
+    with torch.no_grad():
+        biases[scarce.to(biases.device)] += offsets.to(biases)
+
+
+def find_biases(model: nn.Module, classes: int) -> nn.Parameter:
+    """The biases of the output layer, (K,). Raises ModelError if it is not linear, or has none."""
     layer = find_output_layer(model, classes)
     if layer is None or layer.bias is None:
         found = "there is none" if layer is None else "it has no biases"
-        raise ValueError(
+        raise ModelError(
             f"model: the biases of a last nn.Linear of {classes} outputs are to be repaired, but {found};"
-            " end the network with nn.Linear(..., bias=True), or do without the repair"
+            " end the network with nn.Linear(..., bias=True), or give --transfer.repair never"
         )
-    with torch.no_grad():
-        layer.bias[scarce.to(layer.bias.device)] += offsets.to(layer.bias)
+    return layer.bias
 
 
 def _minimise(logits: Tensor, labels: Tensor, scarce: Tensor, start: Tensor, free: int) -> Tensor:

@@ -29,7 +29,7 @@ from raydistill.stages.groups import count_groups, find_groups, measure_confusio
 from raydistill.stages.networks import build_generalist, build_student
 from raydistill.stages.roles import has_specialists, wants_stage
 from raydistill.stages.specialists import run_specialists
-from raydistill.stages.student import run_search, run_students
+from raydistill.stages.student import check_repair, run_search, run_students
 from raydistill.stages.teacher import build_views, cache_targets, evaluate_ensemble, select_transfer_rows
 
 PIPELINE = (
@@ -172,8 +172,9 @@ def check_fit(context: Context) -> None:
     if has_specialists(context.config):
         count_groups(context.config, context.examples.classes)
     build_generalist(context.run, context.config, context.examples)
-    build_student(context.run, context.config, context.examples)
-    select_transfer_rows(context.run, context.config, context.examples)
+    student = build_student(context.run, context.config, context.examples)
+    transfer = select_transfer_rows(context.run, context.config, context.examples)
+    check_repair(context.run, context.config, context.examples, student, transfer)
     build_views(context.config, context.examples)
 
 

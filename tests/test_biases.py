@@ -10,6 +10,7 @@ from torch.nn.functional import one_hot
 
 from raydistill.biases import RIDGE, apply_biases, find_scarce_classes, fit_biases
 from raydistill.data.arrays import Normalisation
+from raydistill.errors import ModelError
 from raydistill.models import build_model
 
 
@@ -132,5 +133,5 @@ def test_applied_biases_raise_the_logits_by_the_offsets():
     ("model", "told"), [(nn.Linear(4, 9), "10 outputs.*none"), (nn.Linear(4, 10, bias=False), "no biases")]
 )
 def test_a_model_without_such_biases_is_told_the_remedy(model, told):
-    with pytest.raises(ValueError, match=told + ".*bias=True"):
+    with pytest.raises(ModelError, match=told + ".*bias=True"):
         apply_biases(model, torch.tensor([3]), torch.tensor([3.5]), 10)

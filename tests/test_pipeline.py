@@ -1,5 +1,6 @@
 """The pipeline end to end on digits, in this process: the run, its resume after a kill in each stage, what it gives."""
 
+import math
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import pytest
 import torch
 from builders import quick_config, run_quick, whole_config
 from sklearn.datasets import load_digits
+from torch import nn
 
 import raydistill
 from raydistill.data.arrays import open_examples, read_split, read_transfer_rows
@@ -221,12 +223,20 @@ def test_unfinished_runs_are_told(tmp_path):
         raydistill.load_teacher(run.path)
 
 
+def no_biases(input_shape, classes):
+    """A network whose last layer has no biases."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), classes, bias=False))
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "told"),
     [
         ({"specialists": {"groups": 6}}, ConfigError, "specialists.groups: 6 for 10 classes"),
         ({"generalist": {"model": "nope"}}, ModelError, "'nope' is not allowed"),
         ({"student": {"model": "mlp", "options": {"wide": 1}}}, ModelError, "does not take options"),
+        ({"student": {"model": f"{__name__}:no_biases"}, "transfer": {"without": ["3"]}}, ModelError, "repair never"),
+        ({"transfer": {"without": ["x"]}}, ConfigError, "transfer.without: 'x' is not a class"),
+        ({"targets": {"views": 4}}, ConfigError, "targets.views: 4 is not allowed; give 1 to 1"),
     ],
 )
 def test_misfits_are_told_before_training(tmp_path, changes, error, told):

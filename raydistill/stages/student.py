@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from raydistill.batches import Batch, Batches, shuffle_rows
-from raydistill.biases import apply_biases, find_scarce_classes, fit_biases
+from raydistill.biases import apply_biases, find_biases, find_scarce_classes, fit_biases
 from raydistill.config import Config
 from raydistill.data.arrays import Examples, open_examples, read_split, read_transfer_rows
 from raydistill.execution import Beat, Job, SearchSpace, Trial
@@ -132,6 +132,13 @@ def train_student(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
         return model, progress
 
     return {"epochs": len(train_once(folder, train)["history"])}
+
+
+def check_repair(run: RunFolder, config: Config, examples: Examples, student: nn.Module, transfer: Tensor) -> None:
+    """Whether the biases of classes that are scarce in the transfer set can be repaired, if any. Raises ModelError."""
+    reference = examples.y[read_split(run, "tune")]
+    if config.transfer.repair == "auto" and len(find_scarce_classes(examples.y[transfer], reference, examples.classes)):
+        find_biases(student, examples.classes)
 
 
 def repair_biases(model: nn.Module, path: Path, run: RunFolder, examples: Examples) -> None:
