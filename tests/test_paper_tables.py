@@ -60,7 +60,7 @@ def test_results_replace_their_own_part_of_the_page(tmp_path, monkeypatch):
 
     def write(name, value):
         row = results.Row("student", [value, value + 2], "errors", "74", 1)
-        return results.write_result(results.Result(name, f"Table {name}", [row], ["a note"], (0, 1), 3.0))
+        return results.write_result(results.Result(name, f"Table {name}", [row], ["a note"], [0, 1], 3.0))
 
     write("one", 10.0)
     write("two", 20.0)

@@ -40,7 +40,7 @@ def main() -> None:
         parser.error(f"--data: {options.data} is not a file; table {options.table!r} needs a .npz file of {needs}")
     folder = options.runs.absolute()
     data = options.data.absolute() if options.data else None
-    print(write_result(make(data, folder, range(options.seeds), options.at_once)))
+    print(write_result(make(data, folder, list(range(options.seeds)), options.at_once)))
 
 
 if __name__ == "__main__":
