@@ -146,6 +146,8 @@ def make_absent(data: Path, folder: Path, seeds: Sequence[int], at_once: int) ->
     notes = [
         "The biases of absent classes are fitted on the tune split, 3,000 images; the paper tuned them on test.",
         "Of 7s and 8s only, the paper lowered these two biases by one number; here the eight others are each raised.",
+        "The paper's 109 is missed by a few errors, by a student that is stronger without the 3 to begin with; its offset"
+        " was chosen on the test images. Views, which bring table 1's student level with its teacher, are not tried here yet.",
     ]
     return Result("absent", "3. Classes never seen, their biases repaired", rows, notes, seeds, minutes)
 
