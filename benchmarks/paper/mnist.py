@@ -76,7 +76,7 @@ def make_mnist(data: Path, folder: Path, seeds: Sequence[int], at_once: int) -> 
         " 54,000 images instead of 60,000; batches of 64, weight decay, float32 and a lower learning rate did not help"
         " (LOG.md). With views it equals its teacher.",
         "Settings were chosen on held-out images, but for the teacher's passes and the number of views: with other ones"
-        " (40, 60 and 100 passes; 9 views, 40 passes of the student: 83 errors) seed 0 had been read to the end before.",
+        " (40, 60 and 100 passes; 9 views, 40 passes of the student: 83 errors) seed 0 was read to the end before.",
     ]
     return Result("mnist", "1. MNIST: a big net into a small one", rows, notes, seeds, minutes)
 
