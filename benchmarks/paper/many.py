@@ -10,9 +10,8 @@ import numpy as np
 
 from benchmarks.paper.mnist import at_temperature
 from benchmarks.paper.results import Result, Row, accuracies, share_kept
-from benchmarks.paper.runs import Run, execute, open_run, vary
+from benchmarks.paper.runs import Run, execute, open_run, read_reports, vary
 from raydistill.files import read_json
-from raydistill.report import read_report
 
 SUBSET = 1000  # classes of table 4
 NET: dict[str, Any] = {"options": {"hidden": [192, 192]}, "shift": 1, "patience": None, "precision": "bfloat16"}
@@ -70,7 +69,7 @@ def make_seeds(data: Path, folder: Path, seeds: Sequence[int], at_once: int) -> 
         vary(run, f"{run.name}-geometric", teacher={"mean": "geometric"}, student={"controls": False}) for run in runs
     ]
     minutes = execute([*runs, *geometric], folder, at_once)
-    reports, others = ([read_report(open_run(folder, run.name)) for run in each] for each in (runs, geometric))
+    reports, others = (read_reports(folder, each) for each in (runs, geometric))
     single, arithmetic, student = (accuracies(reports, name) for name in ("generalist", "seeds", "student"))
     geometric_mean, geometric_student = (accuracies(others, name) for name in ("seeds", "student"))
     rows = [
@@ -132,7 +131,7 @@ def make_specialists(data: Path, folder: Path, seeds: Sequence[int], at_once: in
     )
     rows, notes = [], []
     for name, several in runs.items():
-        reports = [read_report(open_run(folder, run.name)) for run in several]
+        reports = read_reports(folder, several)
         paper = name == "kanji"
         before, after = accuracies(reports, "generalist"), accuracies(reports, "ensemble")
         gain = [100 * (b / a - 1) for a, b in zip(before, after, strict=True)]
@@ -157,7 +156,7 @@ def make_specialists(data: Path, folder: Path, seeds: Sequence[int], at_once: in
                 f"{name}: {EQUAL_COMPUTE[name]} generalists of other seeds (equal compute)",
                 accuracies(reports, "seeds"),
             ),
-            *converged_rows(name, [read_report(open_run(folder, run.name)) for run in converged[name]]),
+            *converged_rows(name, read_reports(folder, converged[name])),
         ]
         rows += coverage_rows(name, reports, paper)
         notes.append(f"{name}, ensemble against generalist: McNemar p = {join_p(reports, 'ensemble_vs_generalist')}.")
@@ -190,8 +189,8 @@ def make_folded(data: Path, folder: Path, seeds: Sequence[int], at_once: int) ->
     minutes = execute(every, folder, at_once)
     rows, notes = [], []
     for name, several in runs.items():
-        reports = [read_report(open_run(folder, run.name)) for run in several]
-        small = [read_report(open_run(folder, run.name)) for run in quarters[name]]
+        reports = read_reports(folder, several)
+        small = read_reports(folder, quarters[name])
         before, after, student = (accuracies(reports, model) for model in ("generalist", "ensemble", "student"))
         rows += [
             Row(f"{name}: generalist", before),

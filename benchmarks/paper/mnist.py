@@ -10,8 +10,7 @@ import numpy as np
 
 from benchmarks.paper.pictures import draw_temperatures
 from benchmarks.paper.results import Result, Row, accuracies, share_kept
-from benchmarks.paper.runs import Run, execute, open_run, vary
-from raydistill.report import read_report
+from benchmarks.paper.runs import Run, execute, read_reports, vary
 
 TEACHER = {
     "options": {"hidden": [1200, 1200], "dropout": 0.25, "input_dropout": 0.1},
@@ -56,8 +55,8 @@ def make_mnist(data: Path, folder: Path, seeds: Sequence[int], at_once: int) -> 
     views = {"student": {"shift": 2, "controls": False, "epochs": 100}, "targets": {"views": 25}}
     jittered = [vary(run, f"{run.name}-views", **views) for run in plain]
     minutes = execute([*plain, *jittered], folder, at_once)
-    reports = [read_report(open_run(folder, run.name)) for run in plain]
-    with_views = [read_report(open_run(folder, run.name)) for run in jittered]
+    reports = read_reports(folder, plain)
+    with_views = read_reports(folder, jittered)
 
     def row(name: str, models: list[dict[str, Any]], paper: str) -> Row:
         return Row(name, [count_errors(model) for model in models], "errors", paper, 1)
@@ -96,7 +95,8 @@ def make_temperature(data: Path, folder: Path, seeds: Sequence[int], at_once: in
         for temperature in TEMPERATURES
     }
     minutes = execute([*plain, *runs.values()], folder, at_once)
-    errors = {key: count_errors(read_report(open_run(folder, run.name))["student"]) for key, run in runs.items()}
+    reports = read_reports(folder, list(runs.values()))
+    errors = {key: count_errors(report["student"]) for key, report in zip(runs, reports, strict=True)}
     rows = [
         Row(
             f"{width} units a layer, T = {temperature:g}",
@@ -129,7 +129,7 @@ def make_absent(data: Path, folder: Path, seeds: Sequence[int], at_once: int) ->
     without = [vary(run, f"{run.name}-without-3", transfer={"without": ["3"]}, student=student) for run in plain]
     only = [vary(run, f"{run.name}-only-7-8", transfer={"only": ["7", "8"]}, student=student) for run in plain]
     minutes = execute([*plain, *without, *only], folder, at_once)
-    threes, sevens = ([read_report(open_run(folder, run.name))["student"] for run in runs] for runs in (without, only))
+    threes, sevens = ([report["student"] for report in read_reports(folder, runs)] for runs in (without, only))
     before = [student["repair"]["unrepaired"] for student in threes]
     offsets = [student["repair"]["offsets"][0] for student in threes]
     before_sevens = [student["repair"]["unrepaired"] for student in sevens]
@@ -163,9 +163,7 @@ def make_regulariser(data: Path, folder: Path, seeds: Sequence[int], at_once: in
     early = [vary(run, f"{run.name}-early", student={"labels_patience": 20}) for run in small]
     shown = [vary(run, f"{run.name}-views", student={"shift": 2}, targets={"views": 9}) for run in small]
     minutes = execute([*plain, *small, *early, *shown], folder, at_once)
-    everything, reports, stopped, with_views = (
-        [read_report(open_run(folder, run.name)) for run in runs] for runs in (plain, small, early, shown)
-    )
+    everything, reports, stopped, with_views = (read_reports(folder, runs) for runs in (plain, small, early, shown))
     whole, full, early_labels, labels_views = (
         accuracies(each, "labels_only") for each in (everything, reports, stopped, with_views)
     )

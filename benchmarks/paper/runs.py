@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import yaml
 
 from raydistill.cli import merge_settings
 from raydistill.files import write_text
+from raydistill.report import read_report
 from raydistill.run_folder import RunFolder
 
 
@@ -30,16 +31,15 @@ class Run:
     settings: Mapping[str, Any]
     start_from: str | None = None
     until: str | None = None
-    changes: Mapping[str, Any] = field(default_factory=dict)
 
     def all_settings(self, folder: Path) -> dict[str, Any]:
-        """The settings with the changes on top, and the run folder."""
-        return {**merge_settings(self.settings, self.changes), "run_dir": str(folder / self.name)}
+        """The settings and the run folder."""
+        return {**self.settings, "run_dir": str(folder / self.name)}
 
 
-def vary(base: Run, name: str, until: str | None = None, **changes: Any) -> Run:
+def vary(base: Run, name: str, **changes: Any) -> Run:
     """A run that starts from another's finished stages, with some settings changed."""
-    return Run(name, merge_settings(base.settings, base.changes), base.name, until or base.until, changes)
+    return Run(name, merge_settings(base.settings, changes), base.name, base.until)
 
 
 def execute(runs: Sequence[Run], folder: Path, at_once: int) -> float:
@@ -75,3 +75,8 @@ def _make(run: Run, folder: Path, first: Future[None] | None) -> None:
 def open_run(folder: Path, name: str) -> RunFolder:
     """The folder of a run by its name."""
     return RunFolder(folder / name)
+
+
+def read_reports(folder: Path, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The reports of finished runs."""
+    return [read_report(open_run(folder, run.name)) for run in runs]

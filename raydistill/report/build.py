@@ -82,12 +82,12 @@ def answer_teachers(context: Context, rows: Tensor) -> tuple[dict[str, Answers],
     parts: dict[str, list[Answers]] = {name: [] for name in ("generalist", *others)}
     facts = {name: describe_teacher(teachers, name) for name in parts}
     asked, gap, done = 0, 0.0, 0
-    for block in answer_blocks(teachers, context.examples, rows):
+    for part, block in answer_blocks(teachers, context.examples, rows):
         for name, answers in parts.items():
-            answers.append(reduce_answers(block.log_probs[name], context.examples.y[block.rows]))
+            answers.append(reduce_answers(block.log_probs[name], context.examples.y[part]))
         if block.active is not None and block.gap is not None:
             asked, gap = asked + int(block.active.sum()), max(gap, float(block.gap.max()))
-        done += len(block.rows)
+        done += len(part)
         context.display.update(done / len(rows), "answers to the test examples")
     if "ensemble" in facts:
         facts["ensemble"] |= {"specialists_asked": asked / len(rows), "largest_gap_nats": gap}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from raydistill.stages.groups import read_group, read_members
 from raydistill.stages.networks import build_generalist, load_weights
 from raydistill.stages.roles import has_seeds, has_specialists, list_teachers, student_teacher
 from raydistill.targets import SoftTargets, TargetsWriter, measure_kl_lost
-from raydistill.teacher import Ensemble, SeedEnsemble, Teachers
+from raydistill.teacher import Ensemble, SeedEnsemble, TeacherAnswers, Teachers
 from raydistill.workers import choose_device
 
 BLOCK_BYTES = 2**28  # of float32 log-probabilities in memory at once
@@ -33,48 +32,41 @@ CHECKED_ROWS = 2000  # on which the KL lost by storing is measured
 TRANSFER_STREAM, VIEWS_STREAM = 4, 5  # of the run's seed
 
 
-@dataclass(frozen=True)
-class Block:
-    """Answers of all teachers to some rows (n,); see TeacherAnswers."""
-
-    rows: Tensor
-    log_probs: dict[str, Tensor]
-    active: Tensor | None
-    gap: Tensor | None
-
-
 def load_ensemble_from(run: RunFolder, config: Config, examples: Examples) -> Ensemble:
     """Generalist and specialists of a run, ready to be called."""
-    groups = [read_group(run, config, index) for index in range(len(read_members(run)))]
-    specialists = [_load(run, config, examples, run.specialist_folder(index)) for index in range(len(groups))]
     generalist = _load(run, config, examples, run.stage_folder("generalist"))
-    return Ensemble(generalist, specialists, groups, config.ensemble.top_n)
-
-
-def load_seeds(run: RunFolder, config: Config, examples: Examples) -> SeedEnsemble:
-    """The generalists of all seeds, the first one being the run's generalist."""
-    folders = [run.stage_folder("generalist"), *map(run.seed_folder, range(1, config.teacher.seeds))]
-    return SeedEnsemble([_load(run, config, examples, folder) for folder in folders], config.teacher.mean)
+    return _join_specialists(generalist, run, config, examples)
 
 
 def load_teachers(run: RunFolder, config: Config, examples: Examples) -> Teachers:
-    """All teachers that the configuration asks for."""
+    """All teachers that the configuration asks for; they share the generalist."""
+    generalist = _load(run, config, examples, run.stage_folder("generalist"))
     return Teachers(
-        _load(run, config, examples, run.stage_folder("generalist")),
-        load_ensemble_from(run, config, examples) if has_specialists(config) else None,
-        load_seeds(run, config, examples) if has_seeds(config) else None,
+        generalist,
+        _join_specialists(generalist, run, config, examples) if has_specialists(config) else None,
+        _join_seeds(generalist, run, config, examples) if has_seeds(config) else None,
     )
+
+
+def _join_specialists(generalist: nn.Module, run: RunFolder, config: Config, examples: Examples) -> Ensemble:
+    groups = [read_group(run, config, index) for index in range(len(read_members(run)))]
+    specialists = [_load(run, config, examples, run.specialist_folder(index)) for index in range(len(groups))]
+    return Ensemble(generalist, specialists, groups, config.ensemble.top_n)
+
+
+def _join_seeds(generalist: nn.Module, run: RunFolder, config: Config, examples: Examples) -> SeedEnsemble:
+    others = [_load(run, config, examples, run.seed_folder(index)) for index in range(1, config.teacher.seeds)]
+    return SeedEnsemble([generalist, *others], config.teacher.mean)
 
 
 def _load(run: RunFolder, config: Config, examples: Examples, folder: Path) -> nn.Module:
     return load_weights(build_generalist(run, config, examples), folder).to(choose_device())
 
 
-def answer_blocks(teachers: Teachers, examples: Examples, rows: Tensor) -> Iterator[Block]:
-    """Answers of all teachers to many rows, a block of bounded size at a time."""
+def answer_blocks(teachers: Teachers, examples: Examples, rows: Tensor) -> Iterator[tuple[Tensor, TeacherAnswers]]:
+    """Answers of all teachers to many rows, a block of bounded size at a time, with the block's rows (n,)."""
     for part in split_blocks(rows, examples):
-        answers = teachers.answer(examples.x, part)
-        yield Block(part, answers.log_probs, answers.active, answers.gap)
+        yield part, teachers.answer(examples.x, part)
 
 
 def split_blocks(rows: Tensor, examples: Examples) -> Sequence[Tensor]:
@@ -102,14 +94,14 @@ def evaluate_ensemble(context: Context) -> None:
 
 def _judge_blocks(teachers: Teachers, examples: Examples, rows: Tensor) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """By teacher, the loss and whether it is right, (n,) each; as 'equation 5', specialists asked and certified gap."""
-    for block in answer_blocks(teachers, examples, rows):
-        labels = examples.y[block.rows]
+    for part, answers in answer_blocks(teachers, examples, rows):
+        labels = examples.y[part]
         judged = {
             name: (-log_probs.gather(1, labels[:, None]).squeeze(1), log_probs.argmax(dim=1) == labels)
-            for name, log_probs in block.log_probs.items()
+            for name, log_probs in answers.log_probs.items()
         }
-        if block.active is not None and block.gap is not None:
-            judged["equation 5"] = (block.active.sum(dim=1), block.gap)
+        if answers.active is not None and answers.gap is not None:
+            judged["equation 5"] = (answers.active.sum(dim=1), answers.gap)
         yield judged
 
 
@@ -136,7 +128,7 @@ def _measure_cache(context: Context, teachers: Teachers, rows: Tensor, total: in
     """Size of the student's teacher's cache, and what storing loses on its first images."""
     run, name = context.run, student_teacher(context.config)
     checked = rows[:CHECKED_ROWS]
-    exact = torch.cat([block.log_probs[name] for block in answer_blocks(teachers, context.examples, checked)])
+    exact = torch.cat([answers.log_probs[name] for _, answers in answer_blocks(teachers, context.examples, checked)])
     lost = measure_kl_lost(open_targets(run, name), torch.arange(len(checked)), exact, REPORTED_TEMPERATURES)
     stored = sum(path.stat().st_size for path in targets_folder(run, name).iterdir())
     return {
