@@ -1,4 +1,4 @@
-"""Tables 4, 6, 7 and 8, on many classes: kanji (--data) and the embedded glyphs."""
+"""Tables 6, 7 and 8, on many classes: kanji (--data) and the embedded glyphs."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.paper.mnist import at_temperature
-from benchmarks.paper.results import Result, Row, accuracies, share_kept
+from benchmarks.paper.results import Result, Row, accuracies, join_p, share_kept
 from benchmarks.paper.runs import Run, execute, open_run, read_reports, vary
 from raydistill.files import read_json
 
-SUBSET = 1000  # classes of table 4
 NET: dict[str, Any] = {"options": {"hidden": [192, 192]}, "shift": 1, "patience": None, "precision": "bfloat16"}
 KANJI: dict[str, Any] = {  # a generalist that underfits, as the paper's did after months of training
     "splits": {"confuse": 0.1, "tune": 0.05},
@@ -22,10 +19,10 @@ KANJI: dict[str, Any] = {  # a generalist that underfits, as the paper's did aft
     "specialists": {
         "groups": 61,
         "shift": 1,
-        "epochs": 12,
+        "epochs": 8,
         "patience": None,
         "learning_rate": 3e-3,
-        "batch_size": 128,
+        "batch_size": 256,
         "precision": "bfloat16",
     },
     "student": {"shift": 1, "epochs": 40, "precision": "bfloat16"},
@@ -43,52 +40,6 @@ CONVERGED = 40  # passes of the generalist that has converged
 QUARTER = {"kanji": [48, 48], "glyphs": [24]}
 CHOSEN = {"kanji": at_temperature(1.5, 0.5), "glyphs": at_temperature(1.5, 0.5)}  # on other splits and typefaces
 EQUAL_COMPUTE = {"kanji": 16, "glyphs": 16}  # generalists whose training costs as much as generalist and specialists
-
-
-def make_seeds(data: Path, folder: Path, seeds: Sequence[int], at_once: int) -> Result:
-    """Table 4."""
-    part = cut_classes(data, folder / f"kanji-{SUBSET}.npz", SUBSET)
-    runs = [
-        Run(
-            f"seeds-{seed}",
-            {
-                "data": f"npz:{part}",
-                "seed": seed,
-                "splits": KANJI["splits"],
-                "generalist": {**NET, "epochs": 40, "patience": 40},
-                "student": {**KANJI["student"], "epochs": 80},
-                "targets": {"views": 8},
-                "teacher": {"kind": "seeds", "seeds": 10},
-                "search": at_temperature(2.0, 0.0),
-                "cluster": {"backend": "none"},
-            },
-        )
-        for seed in seeds
-    ]
-    geometric = [
-        vary(run, f"{run.name}-geometric", teacher={"mean": "geometric"}, student={"controls": False}) for run in runs
-    ]
-    minutes = execute([*runs, *geometric], folder, at_once)
-    reports, others = (read_reports(folder, each) for each in (runs, geometric))
-    single, arithmetic, student = (accuracies(reports, name) for name in ("generalist", "seeds", "student"))
-    geometric_mean, geometric_student = (accuracies(others, name) for name in ("seeds", "student"))
-    rows = [
-        Row("single net", single, "%", "58.9 %"),
-        Row("ensemble of ten, arithmetic mean", arithmetic, "%", "61.1 %"),
-        Row("ensemble of ten, geometric mean", geometric_mean),
-        Row("one net, distilled from the arithmetic mean", student, "%", "60.8 %"),
-        Row("one net, distilled from the geometric mean", geometric_student),
-        Row("control: the same net on labels only", accuracies(reports, "labels_only")),
-        Row("control: the same net on a single net's targets", accuracies(reports, "generalist_targets")),
-        Row("of the gain is kept, arithmetic", share_kept(single, arithmetic, student), "%", "more than 80 %", 0),
-        Row("of the gain is kept, geometric", share_kept(single, geometric_mean, geometric_student), "%", "", 0),
-    ]
-    notes = [
-        f"Kanji, the first {SUBSET} classes (all take hours on 2 cores); typefaces of the test images unseen in"
-        " training. All nets MLP 2×192. Student and controls take the same steps.",
-        "Student against labels only: McNemar p = " + join_p(reports, "student_vs_labels_only") + ".",
-    ]
-    return Result("seeds", "4. An ensemble of ten nets into one", rows, notes, seeds, minutes)
 
 
 def make_runs(data: Path, seeds: Sequence[int]) -> dict[str, list[Run]]:
@@ -255,30 +206,6 @@ def make_ablation(data: Path | None, folder: Path, seeds: Sequence[int], at_once
     ]
     title = "8. What matters"
     return Result("ablation", title, rows, notes, seeds, minutes, details={"change of the loss in nats": losses})
-
-
-def cut_classes(data: Path, part: Path, classes: int) -> Path:
-    """A .npz file with the first classes alone."""
-    if not part.exists():
-        part.parent.mkdir(parents=True, exist_ok=True)
-        with np.load(data, allow_pickle=False) as file:
-            train, test = file["y_train"] < classes, file["y_test"] < classes
-            np.savez(
-                part,
-                x_train=file["x_train"][train],
-                y_train=file["y_train"][train],
-                x_test=file["x_test"][test],
-                y_test=file["y_test"][test],
-                face_train=file["face_train"][train],
-                class_names=file["class_names"][:classes],
-            )
-    return part
-
-
-def join_p(reports: Sequence[dict[str, Any]], comparison: str) -> str:
-    """McNemar's p for each seed, with the sign of the difference where it is negative."""
-    tests = [report["significance"][comparison] for report in reports]
-    return ", ".join(f"{test['p_value']:.1g}{' (worse)' if test['difference'] < 0 else ''}" for test in tests)
 
 
 def covered_accuracy(report: dict[str, Any]) -> tuple[float, float]:

@@ -95,3 +95,9 @@ def accuracies(reports: Sequence[dict[str, Any]], model: str) -> list[float]:
 def share_kept(single: Sequence[float], teacher: Sequence[float], student: Sequence[float]) -> list[float]:
     """Gain of the student as % of the teacher's, for each seed."""
     return [100 * (s - a) / (t - a) for a, t, s in zip(single, teacher, student, strict=True)]
+
+
+def join_p(reports: Sequence[dict[str, Any]], comparison: str) -> str:
+    """McNemar's p for each seed, with the sign of the difference where it is negative."""
+    tests = [report["significance"][comparison] for report in reports]
+    return ", ".join(f"{test['p_value']:.1g}{' (worse)' if test['difference'] < 0 else ''}" for test in tests)
