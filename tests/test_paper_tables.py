@@ -1,9 +1,11 @@
 """The tables of the paper: settings are allowed before hours of work begin, results find their place on the page."""
 
+import math
+
 import numpy as np
 import pytest
 
-from benchmarks.paper import many, mnist, results
+from benchmarks.paper import many, mnist, pictures, results
 from benchmarks.paper.__main__ import TABLES
 from benchmarks.paper.runs import Run, vary
 from raydistill.config import build_config
@@ -76,3 +78,34 @@ def test_results_replace_their_own_part_of_the_page(tmp_path, monkeypatch):
 
 def test_share_kept():
     assert results.share_kept([50.0, 50.0], [60.0, 60.0], [58.0, 61.0]) == pytest.approx([80.0, 110.0])
+
+
+def test_gains_by_coverage_leave_out_what_a_seed_does_not_have():
+    def report(*rows):
+        return {"coverage": [{"specialists": number, "relative_gain": gain} for number, gain in rows]}
+
+    gains = many.coverage_gains([report((0, 0.0), (1, 0.05), (2, None)), report((1, 0.07), (10, 0.1))])
+    np.testing.assert_allclose(gains[1], [5, 7])
+    np.testing.assert_allclose(gains[2], [np.nan, np.nan])
+    np.testing.assert_allclose(gains[10], [np.nan, 10])
+    rows = many.coverage_rows("kanji", gains, paper=True)
+    assert [(row.paper, row.ours()) for row in rows] == [
+        ("+3.4 %", "6.0 ± 1.4 %"),
+        ("+7.4 %", "–"),
+        ("+14.1 %", "10.0 %"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: pictures.draw_temperatures([1.0, 2.0], {width: [[5, 6], [4, 5]] for width in (30, 100)}),
+        lambda: pictures.draw_coverage({"kanji": {1: [1.0, 2.0], 3: [2.0, math.nan]}, "glyphs": {1: [1.0]}}, {1: 3.4}),
+        lambda: pictures.draw_folded({name: {"ensemble": [80.0], "quarter": [70.0]} for name in ("kanji", "glyphs")}),
+    ],
+)
+def test_pictures_lie_where_the_page_names_them(draw, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "DOCS", tmp_path)
+    name = draw().removeprefix("../docs/")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.paper.mnist import at_temperature
+from benchmarks.paper.pictures import draw_coverage, draw_folded
 from benchmarks.paper.results import Result, Row, accuracies, join_p, share_kept
 from benchmarks.paper.runs import Run, execute, open_run, read_reports, vary
 from raydistill.files import read_json
@@ -39,6 +41,7 @@ SETTINGS = {"kanji": KANJI, "glyphs": GLYPHS}
 CONVERGED = 40  # passes of the generalist that has converged
 QUARTER = {"kanji": [48, 48], "glyphs": [24]}
 CHOSEN = {"kanji": at_temperature(1.5, 0.5), "glyphs": at_temperature(1.5, 0.5)}  # on other splits and typefaces
+MODELS = ("generalist", "ensemble", "seeds", "student", "labels_only", "generalist_targets", "seeds_targets")
 EQUAL_COMPUTE = {"kanji": 16, "glyphs": 16}  # generalists whose training costs as much as generalist and specialists
 
 
@@ -80,7 +83,7 @@ def make_specialists(data: Path, folder: Path, seeds: Sequence[int], at_once: in
     minutes = execute(
         [run for each in (runs, converged) for several in each.values() for run in several], folder, at_once
     )
-    rows, notes = [], []
+    rows, notes, covered = [], [], {}
     for name, several in runs.items():
         reports = read_reports(folder, several)
         paper = name == "kanji"
@@ -109,10 +112,12 @@ def make_specialists(data: Path, folder: Path, seeds: Sequence[int], at_once: in
             ),
             *converged_rows(name, read_reports(folder, converged[name])),
         ]
-        rows += coverage_rows(name, reports, paper)
+        covered[name] = coverage_gains(reports)
+        rows += coverage_rows(name, covered[name], paper)
         notes.append(f"{name}, ensemble against generalist: McNemar p = {join_p(reports, 'ensemble_vs_generalist')}.")
         notes.append(f"{name}, ensemble against the seed ensemble: p = {join_p(reports, 'ensemble_vs_seeds')}.")
-    return Result("specialists", "6. Specialists on many classes", rows, notes, seeds, minutes)
+    picture = draw_coverage(covered, PAPER_COVERAGE)
+    return Result("specialists", "6. Specialists on many classes", rows, notes, seeds, minutes, picture)
 
 
 def converged_rows(name: str, reports: Sequence[dict[str, Any]]) -> list[Row]:
@@ -138,7 +143,7 @@ def make_folded(data: Path, folder: Path, seeds: Sequence[int], at_once: int) ->
     }
     every = [run for each in (runs, quarters) for several in each.values() for run in several]
     minutes = execute(every, folder, at_once)
-    rows, notes = [], []
+    rows, notes, shown = [], [], {}
     for name, several in runs.items():
         reports = read_reports(folder, several)
         small = read_reports(folder, quarters[name])
@@ -157,10 +162,14 @@ def make_folded(data: Path, folder: Path, seeds: Sequence[int], at_once: int) ->
             Row(f"{name}: of the specialists' gain is kept", share_kept(before, after, student), "%", "", 0),
             Row(f"{name}: student of a quarter of the size", accuracies(small, "student")),
         ]
+        shown[name] = {model: accuracies(reports, model) for model in MODELS} | {
+            "student of a quarter": accuracies(small, "student")
+        }
         for other in ("ensemble", "labels_only", "generalist_targets", "seeds_targets"):
             p_values = join_p(reports, f"student_vs_{other}")
             notes.append(f"{name}, student against {other.replace('_', ' ')}: McNemar p = {p_values}.")
-    return Result("folded", "7. Folded back: the specialists in one net", rows, notes, seeds, minutes)
+    title = "7. Folded back: the specialists in one net"
+    return Result("folded", title, rows, notes, seeds, minutes, draw_folded(shown))
 
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -222,15 +231,25 @@ def covered_accuracy(report: dict[str, Any]) -> tuple[float, float]:
 PAPER_COVERAGE = {1: 3.4, 2: 7.4, 3: 8.8, 4: 10.5, 5: 11.1, 6: 11.3, 7: 12.8, 8: 13.6, 9: 16.6, 10: 14.1}
 
 
-def coverage_rows(name: str, reports: Sequence[dict[str, Any]], paper: bool) -> list[Row]:
-    """The paper's table 4: relative gain by the number of specialists that cover the true class."""
+def coverage_gains(reports: Sequence[dict[str, Any]]) -> dict[int, list[float]]:
+    """The paper's table 4: relative gain in % by the number of specialists that know the true class, for each seed."""
     gains = [{row["specialists"]: row["relative_gain"] for row in report["coverage"]} for report in reports]
-    rows = []
-    for covering in sorted({number for each in gains for number in each} - {0}):
-        values = [None if each.get(covering) is None else 100 * each[covering] for each in gains]
-        label = f"{name}: relative gain where {covering}{' or more' if covering == 10 else ''} cover the class"
-        rows.append(Row(label, values, "%", f"+{PAPER_COVERAGE[covering]} %" if paper else "", 1))
-    return rows
+    numbers = sorted({number for each in gains for number in each} - {0})
+    return {n: [100 * each[n] if each.get(n) is not None else math.nan for each in gains] for n in numbers}
+
+
+def coverage_rows(name: str, gains: Mapping[int, Sequence[float]], paper: bool) -> list[Row]:
+    """A line for each number of covering specialists."""
+    return [
+        Row(
+            f"{name}: relative gain, class of {covering}{' or more' if covering == 10 else ''} specialists",
+            [None if math.isnan(value) else value for value in values],
+            "%",
+            f"+{PAPER_COVERAGE[covering]} %" if paper else "",
+            1,
+        )
+        for covering, values in gains.items()
+    ]
 
 
 def slug(name: str) -> str:
