@@ -34,7 +34,11 @@ Loss = Callable[[Tensor, Batch], Tensor]
 
 @dataclass
 class Progress:
-    """Where a training stands. history: a record an epoch; best_*: of the epoch with the lowest validation loss."""
+    """Where a training stands.
+
+    history: a record an epoch; best_*: of the epoch whose weights count: the one with the lowest validation loss, or
+    simply the last one where a network trains in full.
+    """
 
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -73,7 +77,7 @@ def train_model(
     while progress.epoch < epochs and not _is_stale(progress, patience):
         train_loss = _train_epoch(model, batches, loss, optimizer, settings, progress.epoch, epochs, beat)
         score = validate(model)
-        _record(progress, train_loss, score)
+        _record(progress, train_loss, score, last_counts=patience is None)
         if patience is not None and progress.best_epoch == progress.epoch:
             best = copy_weights(model)
         if checkpoint is not None and worker_rank()[0] == 0:
@@ -174,12 +178,12 @@ def _train_epoch(
     return mean
 
 
-def _record(progress: Progress, train_loss: float, score: Score) -> None:
+def _record(progress: Progress, train_loss: float, score: Score, *, last_counts: bool) -> None:
     progress.epoch += 1
     progress.history.append(
         {"epoch": progress.epoch, "loss": train_loss, "valid_loss": score.loss, "value": score.accuracy}
     )
-    if score.loss < progress.best_loss:
+    if last_counts or score.loss < progress.best_loss:
         progress.best_loss, progress.best_epoch = score.loss, progress.epoch
 
 

@@ -176,6 +176,20 @@ def test_a_start_that_is_never_beaten_is_kept():
         assert torch.equal(tensor, model.state_dict()[name])
 
 
+def test_without_patience_the_last_weights_count():
+    weights, scores = [], iter([1.0, 3.0, 2.0])
+
+    def validate(model):
+        weights.append(copy_weights(model))
+        return Score(next(scores), 0.0)
+
+    model = make_model()
+    progress = train(model, validate=validate, epochs=3)
+    assert progress.best_epoch == 3
+    for name, tensor in weights[-1].items():
+        assert torch.equal(tensor, model.state_dict()[name])
+
+
 def test_every_pass_trains_in_training_mode():
     modes = []
 

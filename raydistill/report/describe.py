@@ -46,8 +46,7 @@ def describe_transfer(context: Context) -> dict[str, Any]:
 def describe_generalist(context: Context) -> dict[str, Any]:
     """The generalist's losses after its best epoch, on its training examples and on held-out ones, and its epochs."""
     record = read_training(context.run.stage_folder("generalist"))
-    counts = record["best_epoch"] if context.config.generalist.patience else len(record["history"])
-    best = record["history"][max(counts, 1) - 1]
+    best = record["history"][max(record["best_epoch"], 1) - 1]
     return {"train_loss": best["loss"], "valid_loss": best["valid_loss"], "epochs": len(record["history"])}
 
 
