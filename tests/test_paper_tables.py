@@ -60,19 +60,23 @@ def test_results_replace_their_own_part_of_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path / "RESULTS.md")
     monkeypatch.setattr(results, "read_commit", lambda: "abc")
 
+    titles = {"one": "1. Table one", "two": "2. Table two", "ten": "10. Table ten"}
+
     def write(name, value):
         row = results.Row("student", [value, value + 2], "errors", "74", 1)
-        return results.write_result(results.Result(name, f"Table {name}", [row], ["a note"], [0, 1], 3.0))
+        return results.write_result(results.Result(name, titles[name], [row], ["a note"], [0, 1], 3.0))
 
-    write("one", 10.0)
+    write("ten", 50.0)
     write("two", 20.0)
+    write("one", 10.0)
     write("one", 30.0)
     page = (tmp_path / "RESULTS.md").read_text()
-    assert page.count("<!-- one -->") == page.count("## Table one") == 1
+    assert page.count("<!-- one -->") == page.count("## 1. Table one") == 1
     assert "| student | 74 | 31.0 ± 1.4 errors |" in page
     assert "| student | 74 | 21.0 ± 1.4 errors |" in page
     assert "11.0" not in page
-    assert page.index("Table one") < page.index("Table two")
+    assert page.index("Table one") < page.index("Table two") < page.index("Table ten")
+    assert page.startswith(results.HEAD)
     assert read_json(tmp_path / "results" / "one.json")["rows"][0]["values"] == [30.0, 32.0]
 
 

@@ -23,6 +23,7 @@ table by table: the paper's figure, and ours as mean ± standard deviation over 
 command below it, through the package alone; test examples are read by the report stage only. `benchmarks/results/` has
 the figures of each seed.
 """
+PART = re.compile(r"<!-- (\w+) -->\n(.*?)\n<!-- /\1 -->", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,15 @@ def write_result(result: Result) -> str:
 
 
 def _replace_part(name: str, text: str) -> None:
-    """Put the text between the table's marks, or at the end where there are none."""
+    """Put the text between the table's marks; tables stand in the order of the numbers that their titles begin with."""
     page = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else HEAD
-    part = f"<!-- {name} -->\n{text}\n<!-- /{name} -->\n"
-    pattern = re.compile(rf"<!-- {name} -->\n.*<!-- /{name} -->\n", re.DOTALL)
-    page = pattern.sub(lambda _: part, page) if pattern.search(page) else f"{page}\n{part}"
-    write_text(RESULTS, page)
+    parts = dict(PART.findall(page)) | {name: text}
+    tables = [f"\n<!-- {mark} -->\n{body}\n<!-- /{mark} -->\n" for mark, body in sorted(parts.items(), key=_number)]
+    write_text(RESULTS, "".join([page.split("\n<!-- ")[0], *tables]))
+
+
+def _number(part: tuple[str, str]) -> int:
+    return int(part[1].removeprefix("## ").partition(".")[0])
 
 
 def accuracies(reports: Sequence[dict[str, Any]], model: str) -> list[float]:
