@@ -40,9 +40,9 @@ GLYPHS: dict[str, Any] = {
 SETTINGS = {"kanji": KANJI, "glyphs": GLYPHS}
 CONVERGED = 40  # passes of the generalist that has converged
 QUARTER = {"kanji": [48, 48], "glyphs": [24]}
-CHOSEN = {"kanji": at_temperature(1.5, 0.5), "glyphs": at_temperature(1.5, 0.5)}  # on other splits and typefaces
+CHOSEN = {"kanji": at_temperature(1.5, 0.5), "glyphs": at_temperature(1.5, 0.9)}  # on other splits and typefaces
 MODELS = ("generalist", "ensemble", "seeds", "student", "labels_only", "generalist_targets", "seeds_targets")
-EQUAL_COMPUTE = {"kanji": 16, "glyphs": 16}  # generalists whose training costs as much as generalist and specialists
+EQUAL_COMPUTE = {"kanji": 16, "glyphs": 22}  # generalists whose training costs as much as generalist and specialists
 
 
 def make_runs(data: Path, seeds: Sequence[int]) -> dict[str, list[Run]]:
