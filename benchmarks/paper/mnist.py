@@ -1,4 +1,4 @@
-"""Tables 1 to 5, on MNIST: one teacher for each seed, and students that start from its run; ten for table 4."""
+"""Tables 1, 2, 3 and 5, on MNIST: one teacher for each seed, and students that start from its run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.paper.pictures import draw_temperatures
-from benchmarks.paper.results import Result, Row, accuracies, join_p, share_kept
+from benchmarks.paper.results import Result, Row, accuracies, share_kept
 from benchmarks.paper.runs import Run, execute, read_reports, vary
 
 TEACHER = {
@@ -24,7 +24,6 @@ TEACHER = {
 }
 STUDENT = {"options": {"hidden": [800, 800]}, "epochs": 40, "learning_rate": 1e-3, "weight_decay": 0.0}
 SPLITS = {"confuse": 0.05, "tune": 0.05}
-ALONE: dict[str, Any] = {"options": {"hidden": [300, 300]}, "learning_rate": 1e-3, "weight_decay": 0.0}
 PRECISION = {"precision": "bfloat16"}
 WIDTHS = (30, 100, 300, 800)
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 8.0, 20.0, 50.0)
@@ -164,56 +163,6 @@ def make_absent(data: Path, folder: Path, seeds: Sequence[int], at_once: int) ->
         " with; the paper's offset was chosen on the test images.",
     ]
     return Result("absent", "3. Classes never seen, their biases repaired", rows, notes, seeds, minutes)
-
-
-def make_seeds(data: Path, folder: Path, seeds: Sequence[int], at_once: int) -> Result:
-    """Table 4."""
-    runs = [
-        Run(
-            f"mnist-ten-{seed}",
-            {
-                "data": f"npz:{data}",
-                "seed": seed,
-                "splits": SPLITS,
-                "teacher": {"kind": "seeds", "seeds": 10},
-                "generalist": {**ALONE, **PRECISION, "epochs": 20, "patience": None},
-                "search": at_temperature(8.0),
-                "student": {**ALONE, **PRECISION, "epochs": 100},
-                "cluster": {"backend": "none"},
-            },
-        )
-        for seed in seeds
-    ]
-    shown = [
-        vary(run, f"{run.name}-views", student={"shift": 1, "controls": False}, targets={"views": 9}) for run in runs
-    ]
-    geometric = [
-        vary(run, f"{run.name}-geometric", teacher={"mean": "geometric"}, student={"controls": False}) for run in runs
-    ]
-    minutes = execute([*runs, *geometric, *shown], folder, at_once)
-    reports, others, with_views = (read_reports(folder, each) for each in (runs, geometric, shown))
-    single, arithmetic, student = (accuracies(reports, name) for name in ("generalist", "seeds", "student"))
-    student_views = accuracies(with_views, "student")
-    geometric_mean, geometric_student = (accuracies(others, name) for name in ("seeds", "student"))
-    rows = [
-        Row("single net", single, "%", "58.9 %"),
-        Row("ensemble of ten, arithmetic mean", arithmetic, "%", "61.1 %"),
-        Row("ensemble of ten, geometric mean", geometric_mean),
-        Row("one net, distilled from the arithmetic mean", student, "%", "60.8 %"),
-        Row("one net, distilled from the geometric mean", geometric_student),
-        Row("one net, distilled from the arithmetic mean's answers to 9 views", student_views),
-        Row("control: the same net on labels only", accuracies(reports, "labels_only")),
-        Row("control: the same net on a single net's targets", accuracies(reports, "generalist_targets")),
-        Row("of the gain is kept, arithmetic", share_kept(single, arithmetic, student), "%", "more than 80 %", 0),
-        Row("of the gain is kept, geometric", share_kept(single, geometric_mean, geometric_student), "%", "", 0),
-        Row("of the gain is kept, 9 views", share_kept(single, arithmetic, student_views), "%", "", 0),
-    ]
-    notes = [
-        "MNIST, no jitter. All nets are 2×300; the single net and the ten train for 20 passes, student and controls for"
-        " 100, T = 8. Views are shifts by up to a pixel, which only student and teacher see.",
-        "Student against labels only: McNemar p = " + join_p(reports, "student_vs_labels_only") + ".",
-    ]
-    return Result("seeds", "4. An ensemble of ten nets into one", rows, notes, seeds, minutes)
 
 
 def make_regulariser(data: Path, folder: Path, seeds: Sequence[int], at_once: int) -> Result:
