@@ -23,7 +23,6 @@ TEACHER = {
     "precision": "bfloat16",
 }
 STUDENT = {"options": {"hidden": [800, 800]}, "epochs": 40, "learning_rate": 1e-3, "weight_decay": 0.0}
-SPLITS = {"confuse": 0.05, "tune": 0.05}
 PRECISION = {"precision": "bfloat16"}
 WIDTHS = (30, 100, 300, 800)
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0, 8.0, 20.0, 50.0)
@@ -40,7 +39,7 @@ def plain_run(data: Path, seed: int) -> Run:
     settings = {
         "data": f"npz:{data}",
         "seed": seed,
-        "splits": SPLITS,
+        "splits": {"confuse": 0.05, "tune": 0.05},
         "teacher": {"kind": "generalist"},
         "generalist": TEACHER,
         "search": at_temperature(20.0),
