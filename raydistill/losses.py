@@ -7,9 +7,12 @@ callers reduce by a mean over examples. Classes are summed, never averaged: a me
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, log_softmax, softmax
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import cross_entropy, softmax
 
 
 def soften(log_probs: Tensor, temperature: float) -> Tensor:
@@ -35,9 +38,50 @@ def distillation_loss(
         raise ValueError(f"label_weight: {label_weight} is not allowed; give a number from 0 to 1")
     if labels is None and label_weight > 0:
         raise ValueError(f"labels: missing, but label_weight is {label_weight}; give labels or label_weight=0")
-    hard = cross_entropy(logits, labels, reduction="none") if labels is not None and label_weight > 0 else None
-    if label_weight == 1 and hard is not None:
-        return hard
-    targets = soften(target_log_probs.detach(), temperature)
-    soft = -(targets * log_softmax(logits / temperature, dim=-1)).sum(dim=-1) * temperature**2
-    return soft if hard is None else (1 - label_weight) * soft + label_weight * hard
+    if label_weight == 1 and labels is not None:
+        return cross_entropy(logits, labels, reduction="none")
+    return distil(logits, soften(target_log_probs.detach(), temperature), labels, temperature, label_weight)
+
+
+def distil(logits: Tensor, targets: Tensor, labels: Tensor | None, temperature: float, label_weight: float) -> Tensor:
+    """`distillation_loss` with targets (B, K) that are softened already; its settings are not checked again."""
+    return _Distillation.apply(logits, targets, labels, temperature, label_weight)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Distillation(torch.autograd.Function):
+    """Loss and gradient in one go: of the arrays of K numbers an example, only the gradient is kept.
+
+    With p the targets and s = z / T:  H(p, softmax(s)) = logsumexp(s) - Σ p s,  and its gradient by z is
+    (softmax(s) - p) / T; so with the factor T² the gradient is T (softmax(s) - p).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, labels: Tensor | None, temperature: float, label_weight: float
+    ) -> Tensor:
+        soft_weight = (1 - label_weight) * temperature
+        scaled = logits / temperature if temperature != 1 else logits
+        probs = softmax(scaled, dim=1)
+        common = torch.bmm(targets.unsqueeze(1), scaled.unsqueeze(2)).flatten()
+        loss = (_log_sum(scaled, probs) - common).mul_(soft_weight * temperature)
+        gradient = probs.clone() if temperature == 1 and label_weight > 0 else probs
+        gradient.sub_(targets).mul_(soft_weight)
+        if labels is not None and label_weight > 0:
+            column = labels.unsqueeze(1)
+            if temperature != 1:
+                probs = softmax(logits, dim=1)
+            loss += label_weight * (_log_sum(logits, probs) - logits.gather(1, column).squeeze(1))
+            gradient.add_(probs, alpha=label_weight)
+            gradient.scatter_add_(1, column, torch.full_like(column, -label_weight, dtype=gradient.dtype))
+        ctx.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return ctx.saved_tensors[0] * weights.unsqueeze(1), None, None, None, None
+
+
+def _log_sum(logits: Tensor, probs: Tensor) -> Tensor:
+    """Logsumexp of each row, (B,), from its softmax: the largest logit less the log of its probability."""
+    return logits.amax(dim=1) - probs.amax(dim=1).log()

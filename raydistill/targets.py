@@ -17,7 +17,7 @@ from types import TracebackType
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax
+from torch.nn.functional import log_softmax, softmax
 
 from raydistill.files import Array, map_array, read_json, write_json, write_mapped
 from raydistill.losses import soften
@@ -58,6 +58,24 @@ class SoftTargets:
         dense = spread.unsqueeze(1).expand(-1, self.classes).clone()
         dense.scatter_(1, self.class_ids[positions].to(device).long(), values)
         return log_softmax(dense, dim=1)
+
+    def soften(self, positions: Tensor, temperature: float, device: torch.device | None = None) -> Tensor:
+        """Probabilities of the given examples at a temperature, softmax(log q / temperature): float32 (B, K).
+
+        What `losses.soften` makes of `read`, but where only the most probable classes are stored, only they are worked
+        on: all others have one probability.
+        """
+        values = self.log_probs[positions].to(device).float()
+        if self.class_ids is None or self.rest is None:
+            return softmax(values.div_(temperature), dim=1)
+        others = self.classes - values.shape[1]
+        other = (self.rest[positions].to(device) - math.log(others)).unsqueeze(1)
+        largest = torch.maximum(values.amax(dim=1, keepdim=True), other)
+        weights = values.sub_(largest).div_(temperature).exp_()
+        other = other.sub_(largest).div_(temperature).exp_()
+        total = weights.sum(dim=1, keepdim=True).add_(other, alpha=others)
+        probs = (other / total).expand(-1, self.classes).contiguous()
+        return probs.scatter_(1, self.class_ids[positions].to(device).long(), weights.div_(total))
 
 
 class TargetsWriter:

@@ -28,6 +28,17 @@ def test_agrees_with_numpy(temperature, label_weight):
     np.testing.assert_allclose(got.numpy(), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("label_weight", [0.0, 0.3, 1.0])
+def test_gradient_is_that_of_the_loss(temperature, label_weight):
+    logits, teacher, labels = draw()
+
+    def loss(z):
+        return distillation_loss(z, teacher, labels, temperature=temperature, label_weight=label_weight)
+
+    assert torch.autograd.gradcheck(loss, logits.requires_grad_())
+
+
 def test_high_temperature_gradient_matches_logits():
     """PAPER: for large temperatures and zero-mean logits the gradient tends to (z - v) / K."""
     logits, teacher, _ = draw()

@@ -35,6 +35,17 @@ def test_one_cache_serves_any_temperature(tmp_path, temperature):
     torch.testing.assert_close(stored, soften(log_probs, temperature), atol=2e-3, rtol=1e-2)
 
 
+@pytest.mark.parametrize("dense_classes", [10, 1024])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 4.0])
+def test_softened_targets_are_softened_log_q(tmp_path, dense_classes, temperature):
+    log_probs = draw()
+    log_probs[7] = torch.tensor([0.0, *[-torch.inf] * 39])
+    targets, rows = write(tmp_path, log_probs, dense_classes), torch.tensor([7, 3, 49, 0])
+    torch.testing.assert_close(
+        targets.soften(rows, temperature), soften(targets.read(rows), temperature), rtol=1e-5, atol=1e-7
+    )
+
+
 def test_sparse_keeps_the_most_probable_and_the_exact_rest(tmp_path):
     log_probs = draw()
     targets = write(tmp_path, log_probs, dense_classes=10, top_k=8)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from raydistill.files import map_array, read_array, read_json
 from raydistill.run_folder import RunFolder
@@ -94,14 +95,15 @@ def shift_images(images: Tensor, shifts: Tensor) -> Tensor:
     """
     if images.dim() < 3:
         return images
-    height_axis = 1 if images.dim() == 3 or images.shape[-1] in (1, 3, 4) else 2
-    batch, height, width = images.shape[0], images.shape[height_axis], images.shape[height_axis + 1]
-    offsets = shifts.t().to(images.device).view(2, batch, 1, 1)
-    from_row = torch.arange(height, device=images.device).view(1, -1, 1) - offsets[0]
-    from_column = torch.arange(width, device=images.device).view(1, 1, -1) - offsets[1]
-    inside = (from_row >= 0) & (from_row < height) & (from_column >= 0) & (from_column < width)
-    index = from_row.clamp(0, height - 1) * width + from_column.clamp(0, width - 1)  # (B, H, W)
-    flat = images.reshape(batch, *images.shape[1:height_axis], height * width, *images.shape[height_axis + 2 :])
-    view = (batch, *[1] * (height_axis - 1), height * width, *[1] * (images.dim() - height_axis - 2))
-    gathered = flat.gather(height_axis, index.view(view).expand_as(flat))
-    return (gathered * inside.view(view)).reshape(images.shape).to(images.dtype)
+    channels_last = images.dim() == 4 and images.shape[-1] in (1, 3, 4)
+    step = images.shape[-1] if channels_last else 1  # numbers from a pixel to the next
+    rows = images.flatten(2) if channels_last else images  # (..., H, W numbers)
+    *_, height, width = rows.shape
+    border = int(shifts.abs().max()) if len(shifts) else 0
+    # In an image with a border, flat, a shifted one begins elsewhere and goes on as long
+    padded = pad(rows, (border * step, border * step, border, border + 1))
+    line = padded.shape[-1]
+    offsets = ((border - shifts) * torch.tensor([line, step])).sum(dim=1).to(images.device)
+    windows = padded.flatten(-2).unfold(-1, height * line, 1)  # (B, [C,] places to begin, numbers)
+    shifted: Tensor = windows.movedim(-2, 1)[torch.arange(len(images), device=images.device), offsets]
+    return shifted.view(*shifted.shape[:-1], height, line)[..., :width].reshape(images.shape)

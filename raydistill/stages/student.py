@@ -16,7 +16,7 @@ from raydistill.config import Config
 from raydistill.data.arrays import Examples, open_examples, read_split, read_transfer_rows
 from raydistill.execution import Beat, Job, SearchSpace, Trial
 from raydistill.files import read_json, write_json
-from raydistill.losses import distillation_loss
+from raydistill.losses import distil
 from raydistill.models import find_output_layer
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import predict_logits, score_labels
@@ -211,7 +211,8 @@ def soft_loss(run: RunFolder, teacher: str, temperature: float, label_weight: fl
     position_of_row[rows] = torch.arange(len(rows))
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
-        log_probs = targets.read(batch.view * len(rows) + position_of_row[batch.rows], logits.device)
-        return distillation_loss(logits, log_probs, batch.labels, temperature=temperature, label_weight=label_weight)
+        positions = batch.view * len(rows) + position_of_row[batch.rows]
+        softened = targets.soften(positions, temperature, logits.device)
+        return distil(logits, softened, batch.labels, temperature, label_weight)
 
     return loss
