@@ -102,10 +102,21 @@ def test_soft_loss_differs_from_merged_by_what_the_specialist_unlearned_of_the_r
 
 
 @pytest.mark.parametrize("dustbin", ["merged", "single"])
-def test_loss_has_finite_gradients(dustbin):
+def test_gradient_is_that_of_the_loss(dustbin):
     logits, labels = draw()
+    loss = enriched_loss(Group(MEMBERS, 7, dustbin), 1.0)
+    assert torch.autograd.gradcheck(lambda z: loss(z, Batch(labels, z, labels)), logits.requires_grad_())
+
+
+@pytest.mark.parametrize("label", [1, 0])
+def test_large_gaps_keep_loss_and_gradient_finite(label):
+    logits = torch.zeros(1, 7)
+    logits[0, 4], labels = 1e4, torch.tensor([label])
     logits.requires_grad_()
-    enriched_loss(Group(MEMBERS, 7, dustbin), 1.0)(logits, Batch(labels, logits, labels)).sum().backward()
+    loss = enriched_loss(Group(MEMBERS, 7), 1.0)(logits, Batch(labels, logits, labels))
+    loss.sum().backward()
+    assert torch.isfinite(loss).all()
+    assert logits.grad[0, 4] == pytest.approx(1.0)
     assert torch.isfinite(logits.grad).all()
 
 

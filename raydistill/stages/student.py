@@ -24,6 +24,7 @@ from raydistill.stages.context import Context
 from raydistill.stages.networks import Role, build_student, count_passes, network_seed, train_once
 from raydistill.stages.roles import list_students, student_teacher
 from raydistill.stages.teacher import build_views, open_targets
+from raydistill.targets import SoftTargets
 from raydistill.training import Loss, Progress, train_model
 from raydistill.workers import choose_device
 
@@ -97,7 +98,7 @@ def train_trial(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     config = run.read_config()
     temperature, label_weight = float(arguments["temperature"]), float(arguments["label_weight"])
     folder = run.stage_folder("search") / "trials" / f"{temperature!r}_{label_weight!r}"
-    loss = soft_loss(run, student_teacher(config), temperature, label_weight)
+    loss = cached_loss(run, student_teacher(config), temperature, label_weight)
     progress = train_student_network(run, config, "trial", loss, folder / "checkpoint.safetensors", beat)[1]
     return {"values": [record["value"] for record in progress.history]}
 
@@ -122,7 +123,7 @@ def train_student(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     folder, teacher = run.student_folder(name), list_students(config)[name]
     loss: Loss = label_loss
     if teacher is not None:
-        loss = soft_loss(run, teacher, arguments["temperature"], arguments["label_weight"])
+        loss = cached_loss(run, teacher, arguments["temperature"], arguments["label_weight"])
     patience = config.student.labels_patience if teacher is None else None
 
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
@@ -204,9 +205,16 @@ def label_loss(logits: Tensor, batch: Batch) -> Tensor:
     return cross_entropy(logits, batch.labels, reduction="none")
 
 
-def soft_loss(run: RunFolder, teacher: str, temperature: float, label_weight: float) -> Loss:
-    """Distillation loss with the cached soft targets of a teacher for the very view that the student sees."""
-    targets, rows = open_targets(run, teacher), read_transfer_rows(run)
+def cached_loss(run: RunFolder, teacher: str, temperature: float, label_weight: float) -> Loss:
+    """The run's `soft_loss` with the targets of a teacher."""
+    return soft_loss(open_targets(run, teacher), read_transfer_rows(run), temperature, label_weight)
+
+
+def soft_loss(targets: SoftTargets, rows: Tensor, temperature: float, label_weight: float) -> Loss:
+    """Distillation loss with cached soft targets for the very view that the student sees.
+
+    rows: (N,), ascending row numbers of the transfer set; the cache has their first views in this order, then the next.
+    """
     position_of_row = torch.full((int(rows.max()) + 1,), -1, dtype=torch.int64)
     position_of_row[rows] = torch.arange(len(rows))
 

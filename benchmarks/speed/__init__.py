@@ -1,0 +1,1 @@
+"""How much raydistill costs beyond the arithmetic in it."""

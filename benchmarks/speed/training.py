@@ -1,0 +1,237 @@
+"""Lines 1 and 2: the training step against the bare step, and distillation against the usual loop.
+
+The bare step is the same network's forward and backward pass and the optimizer's step with the labels' cross-entropy, on
+a batch that is on the device already. Images are random bytes of MNIST's shape: values do not change the time.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, log_softmax, softmax
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks.speed.measure import Line, Work, divide, take_turns
+from raydistill.batches import Batches, shuffle_rows
+from raydistill.config import TrainingConfig
+from raydistill.data.arrays import Examples, Normalisation
+from raydistill.data.views import Views
+from raydistill.models import build_model
+from raydistill.scoring import Score, predict_logits
+from raydistill.specialists import Group, enriched_loss, sample_enriched
+from raydistill.stages.student import label_loss, soft_loss
+from raydistill.targets import SoftTargets, TargetsWriter
+from raydistill.teacher import average_log_probs
+from raydistill.training import Loss, train_model
+
+BATCH = 256
+SHAPE = (28, 28)
+NORMALISATION = Normalisation(128.0, 74.0)
+SETTINGS = TrainingConfig()
+
+
+def make_examples(rows: int, classes: int) -> Examples:
+    """Random images and labels."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (rows, *SHAPE), generator=generator, dtype=torch.uint8)
+    return Examples(x, torch.randint(0, classes, (rows,), generator=generator), tuple(map(str, range(classes))))
+
+
+def make_network(name: str, options: dict[str, object], classes: int, device: torch.device, seed: int = 0) -> nn.Module:
+    """A network of the package."""
+    network = build_model(name, options, input_shape=SHAPE, classes=classes, normalisation=NORMALISATION, seed=seed)
+    return network.to(device)
+
+
+def write_targets(folder: Path, log_probs: Tensor, classes: int) -> SoftTargets:
+    """A cache as a run with default settings has it."""
+    with TargetsWriter(folder, examples=len(log_probs), classes=classes, dense_classes=1024, top_k=128) as writer:
+        for block in log_probs.split(4096):
+            writer.append(block)
+    return SoftTargets.open(folder)
+
+
+def bare_steps(network: nn.Module, examples: Examples, steps: int, device: torch.device) -> Work:
+    """The bare step, so many times; returns images."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-5, fused=True)
+    inputs, labels = examples.x[:BATCH].to(device), examples.y[:BATCH].to(device)
+
+    def work() -> float:
+        network.train()
+        for _ in range(steps):
+            loss = cross_entropy(network(inputs), labels)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        wait(device)
+        return steps * BATCH
+
+    return work
+
+
+def package_steps(network: nn.Module, batches: Batches, loss: Loss, device: torch.device) -> Work:
+    """A pass of the package's training, without validation; returns images."""
+
+    def work() -> float:
+        train_model(
+            network,
+            batches,
+            loss,
+            SETTINGS,
+            epochs=1,
+            validate=lambda model: Score(0.0, 0.0),
+            beat=lambda progress: None,
+        )
+        wait(device)
+        return batches.count_steps() * BATCH
+
+    return work
+
+
+def usual_loop(student: nn.Module, teachers: list[nn.Module], examples: Examples, device: torch.device) -> Work:
+    """The loop of PyTorch's tutorial "Knowledge Distillation": a DataLoader, and the teacher asked at each step.
+
+    https://docs.pytorch.org/tutorials/beginner/knowledge_distillation_tutorial.html, train_knowledge_distillation, with
+    AdamW as in the bare step; of several teachers the mean of the probabilities is learned.
+    """
+    loader = DataLoader(TensorDataset(examples.x, examples.y), batch_size=BATCH, shuffle=True, drop_last=True)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-5, fused=True)
+    temperature, soft_weight, label_weight = 2.0, 0.75, 0.25
+
+    def work() -> float:
+        for teacher in teachers:
+            teacher.eval()
+        student.train()
+        running = 0.0
+        for inputs, labels in loader:
+            inputs, labels = inputs.to(device), labels.to(device)
+            optimizer.zero_grad()
+            with torch.no_grad():
+                answers = [softmax(teacher(inputs) / temperature, dim=-1) for teacher in teachers]
+                soft_targets = sum(answers) / len(answers)
+            logits = student(inputs)
+            soft_prob = log_softmax(logits / temperature, dim=-1)
+            soft_loss = (soft_targets * (soft_targets.log() - soft_prob)).sum() / soft_prob.size()[0] * temperature**2
+            loss = soft_weight * soft_loss + label_weight * cross_entropy(logits, labels)
+            loss.backward()
+            optimizer.step()
+            running += loss.item()
+        return len(loader) * BATCH
+
+    return work
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure_steps(device: torch.device, rounds: int) -> list[Line]:
+    """Line 1: all roles, mlp and cnn, 523 and 2965 classes."""
+    lines = []
+    for classes in (523, 2965):
+        for name in ("mlp", "cnn"):
+            lines += measure_roles(name, classes, device, rounds)
+    return lines
+
+
+def measure_roles(name: str, classes: int, device: torch.device, rounds: int) -> list[Line]:
+    """Generalist, specialist and student of one kind of network."""
+    steps = 32 if name == "mlp" else 12
+    rows = torch.arange(steps * BATCH)
+    examples = make_examples(len(rows), classes)
+    members = torch.arange(classes // 8)
+    group = Group(members, classes)
+    in_group = examples.y < len(members)
+    sampler = sample_enriched(rows[: len(rows) // 2], rows[in_group.logical_not()], 0.5)
+    views = Views(len(rows), 1, 4, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        log_probs = log_softmax(torch.randn(4 * len(rows), classes) * 3, dim=1)
+        targets = write_targets(Path(folder), log_probs, classes)
+
+        def batches(sample: Callable[[torch.Generator], Tensor], shift: int, views: Views | None = None) -> Batches:
+            return Batches(examples, sample, BATCH, shift, 0, device, views)
+
+        shuffled = shuffle_rows(rows)
+        roles: dict[str, tuple[Batches, Loss]] = {
+            "generalist": (batches(shuffled, 1), label_loss),
+            "specialist": (batches(sampler, 1), enriched_loss(group, 1.0)),
+            "student": (batches(shuffled, 0, views), soft_loss(targets, rows, 1.5, 0.5)),
+        }
+        contenders = {"bare": bare_steps(make_network(name, {}, classes, device), examples, steps, device)}
+        for role, (feed, loss) in roles.items():
+            contenders[role] = package_steps(make_network(name, {}, classes, device), feed, loss, device)
+        rates = take_turns(contenders, rounds)
+    return [
+        Line(
+            f"step of a {role}, {name}, {classes} classes, to the bare step",
+            divide(rates[role], rates["bare"]),
+            "at least 0.95",
+            0.5,
+        )
+        for role in roles
+    ]
+
+
+def measure_distillation(device: torch.device, rounds: int) -> list[Line]:
+    """Line 2: against the loop of PyTorch's own tutorial on knowledge distillation, MLP 800, 10 classes."""
+    steps, options = 40, {"hidden": [800]}
+    rows = torch.arange(steps * BATCH)
+    examples = make_examples(len(rows), 10)
+    student = make_network("mlp", options, 10, device)
+    teachers = [make_network("mlp", options, 10, device, seed) for seed in range(1, 17)]
+    with tempfile.TemporaryDirectory() as folder:
+
+        def cache(members: list[nn.Module]) -> SoftTargets:
+            answers = [log_softmax(predict_logits(member, examples.x), dim=1) for member in members]
+            return write_targets(
+                Path(folder) / str(len(members)), average_log_probs(torch.stack(answers), "arithmetic"), 10
+            )
+
+        def through_package(members: list[nn.Module]) -> Work:
+            loss = soft_loss(cache(members), rows, 2.0, 0.25)
+            return package_steps(student, Batches(examples, shuffle_rows(rows), BATCH, 0, 0, device), loss, device)
+
+        contenders = {
+            "bare": bare_steps(student, examples, steps, device),
+            "usual 1": usual_loop(student, teachers[:1], examples, device),
+            "usual 16": usual_loop(student, teachers, examples, device),
+            "package 1": through_package(teachers[:1]),
+            "package 16": through_package(teachers),
+            "cache 1": lambda: len(cache(teachers[:1]).log_probs),
+            "cache 16": lambda: len(cache(teachers).log_probs),
+        }
+        rates = take_turns(contenders, rounds)
+    return [
+        Line(
+            "student taught by 16 nets, to the usual loop",
+            divide(rates["package 16"], rates["usual 16"]),
+            "at least 10",
+            5,
+        ),
+        Line(
+            "student taught by one net, to the usual loop",
+            divide(rates["package 1"], rates["usual 1"]),
+            "at least 1.7",
+            1.2,
+        ),
+        Line(
+            "passes of that student that writing the cache of 16 nets takes",
+            divide(rates["package 16"], rates["cache 16"]),
+            "shown",
+            float("inf"),
+            lower_is_better=True,
+        ),
+        Line(
+            "passes of that student that writing the cache of one net takes",
+            divide(rates["package 1"], rates["cache 1"]),
+            "shown",
+            float("inf"),
+            lower_is_better=True,
+        ),
+    ]
