@@ -169,6 +169,19 @@ def test_seeds_are_averaged_as_by_hand(mean):
         np.testing.assert_allclose(np.exp(answer), expected, atol=1e-6)
 
 
+def test_seeds_that_are_sure_are_averaged_exactly():
+    """Where probabilities are below what float32 holds, their logs are not."""
+    members, batch = build_teacher().specialists, draw()
+    for member in members:
+        nn.init.normal_(member.linear.weight, std=20)
+    alone = np.stack([[softmax_by_hand(member, example) for member in members] for example in batch])
+    expected = np.logaddexp.reduce(alone, axis=1) - np.log(len(members))
+    lowest = expected.min(axis=1)
+    assert (lowest < -90).any()
+    assert (lowest > -60).any()
+    np.testing.assert_allclose(SeedEnsemble(members)(batch), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_all_teachers_together_answer_as_each_alone():
     ensemble = build_teacher()
     seeds = SeedEnsemble([ensemble.generalist, *build_teacher().specialists])

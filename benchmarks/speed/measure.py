@@ -17,8 +17,11 @@ Work = Callable[[], float]
 
 @dataclass(frozen=True)
 class Line:
-    """A ratio and its goal. ratios: one a round; target: text such as 'at least 0.95'; floor: what must not be missed
-    again (at least, or at most where `lower_is_better`)."""
+    """A ratio and its goal.
+
+    ratios: one a round; target: text such as 'at least 0.95'; floor: what must not be missed again (at least, or at most
+    where `lower_is_better`).
+    """
 
     name: str
     ratios: Sequence[float]

@@ -1,7 +1,7 @@
 """Lines 1 and 2: the training step against the bare step, and distillation against the usual loop.
 
-The bare step is the same network's forward and backward pass and the optimizer's step with the labels' cross-entropy, on
-a batch that is on the device already. Images are random bytes of MNIST's shape: values do not change the time.
+The bare step is the same network's forward and backward pass and the optimizer's step with the labels' cross-entropy,
+on a batch that is on the device already. Images are random bytes of MNIST's shape: values do not change the time.
 """
 
 from __future__ import annotations
