@@ -19,8 +19,8 @@ Work = Callable[[], float]
 class Line:
     """A ratio and its goal.
 
-    ratios: one a round; target: text such as 'at least 0.95'; floor: what must not be missed again (at least, or at most
-    where `lower_is_better`).
+    ratios: one a round; target: text such as 'at least 0.95'; floor: what must not be missed again (at least, or at
+    most where `lower_is_better`).
     """
 
     name: str
