@@ -172,8 +172,8 @@ def make_specialists(data: Path, folder: Path, seeds: Sequence[int], at_once: in
         notes.append(f"{name}, ensemble against the seed ensemble: p = {join_p(reports, 'ensemble_vs_seeds')}.")
     notes.append(
         "The goal of + 9 % over a converged generalist on kanji is missed: one of 40 passes leaves its specialists"
-        " nothing on typefaces that none has seen. What they add to one of 6 passes is mostly training that it had not had"
-        " (LOG.md, with what else was tried)."
+        " nothing on typefaces that none has seen. What they add to one of 6 passes is mostly training that it had"
+        " not had (LOG.md, with what else was tried)."
     )
     picture = draw_coverage(covered, PAPER_COVERAGE)
     return Result("specialists", "6. Specialists on many classes", rows, notes, seeds, minutes, picture)
@@ -229,8 +229,8 @@ def make_folded(data: Path, folder: Path, seeds: Sequence[int], at_once: int) ->
             notes.append(f"{name}, student against {other.replace('_', ' ')}: McNemar p = {p_values}.")
     notes.append(
         "All of the specialists' gain is kept. The goal of being above every control is not met against the seed"
-        " ensemble's targets on kanji, nor on every seed of glyphs: on unseen typefaces seeds are the stronger teacher, and at the"
-        " label weight that is best for the student, a generalist's targets come close (LOG.md)."
+        " ensemble's targets on kanji, nor on every seed of glyphs: on unseen typefaces seeds are the stronger teacher,"
+        " and at the label weight that is best for the student, a generalist's targets come close (LOG.md)."
     )
     title = "7. Folded back: the specialists in one net"
     return Result("folded", title, rows, notes, seeds, minutes, draw_folded(shown))
