@@ -11,11 +11,13 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.speed.measure import Line
+from benchmarks.speed.solver import measure_solver
 from benchmarks.speed.training import measure_distillation, measure_steps
 
 PARTS: dict[str, Callable[[torch.device, int], list[Line]]] = {
     "steps": measure_steps,
     "distillation": measure_distillation,
+    "solver": measure_solver,
 }
 
 
