@@ -89,7 +89,7 @@ class GroupingConfig(Section):
     method: Literal["spectral", "kmeans", "random"] = "spectral"
     """spectral clustering of the affinity; the paper's k-means on the covariance's columns; random: spectral groups
     whose classes are exchanged at random, a control that shows what knowing the confusions is worth"""
-    # Table 8: 1.39; none 1.21, by the group's own size 1.36 for more work
+    # Table 8: 1.39; none 1.21, by the group's own size 1.36
     overlap: float = Field(0.5, ge=0, le=4)
     """each group grows by this share of its size, with the classes that it is most confused with"""
     size: int | None = Field(None, ge=2)
@@ -101,7 +101,7 @@ class GroupingConfig(Section):
 class SpecialistsConfig(TrainingConfig):
     """The networks that know one group of classes better."""
 
-    # Table 8, 523 classes: 16 groups (the default) 1.39, 8 0.92, 32 1.47 for a third more work, 64 1.12
+    # Table 8, 523 classes: 16 groups (the default) 1.39, 8 0.92, 32 1.47 (within the noise), 64 1.12
     groups: int | None = Field(None, ge=2)
     """number of specialists; left out: 0.7 times the square root of the number of classes"""
     epochs: int | None = Field(None, ge=1)
@@ -125,7 +125,7 @@ class SpecialistsConfig(TrainingConfig):
 class EnsembleConfig(Section):
     """How generalist and specialists are combined (equation 5)."""
 
-    # Table 8: 1 1.39, 2 1.50, 3 1.48, 5 1.47, within the noise and twice the networks to ask
+    # Table 8: 1.39; of the 2 most probable 1.50, 3 1.48, 5 1.47: within the noise, for more networks to ask
     top_n: int = Field(1, ge=1)
     """a specialist is asked when its classes meet the generalist's so many most probable classes"""
 

@@ -44,44 +44,49 @@ def distillation_loss(
 
 
 def distil(logits: Tensor, targets: Tensor, labels: Tensor | None, temperature: float, label_weight: float) -> Tensor:
-    """`distillation_loss` with targets (B, K) that are softened already; its settings are not checked again."""
-    return _Distillation.apply(logits, targets, labels, temperature, label_weight)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class _Distillation(torch.autograd.Function):
-    """Loss and gradient in one go: of the arrays of K numbers an example, only the gradient is kept.
+    """`distillation_loss` with targets (B, K) that are softened already; its settings are not checked again.
 
     With p the targets and s = z / T:  H(p, softmax(s)) = logsumexp(s) - Σ p s,  and its gradient by z is
     (softmax(s) - p) / T; so with the factor T² the gradient is T (softmax(s) - p).
     """
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, labels: Tensor | None, temperature: float, label_weight: float
-    ) -> Tensor:
+    with torch.no_grad():
         soft_weight = (1 - label_weight) * temperature
         scaled = logits / temperature if temperature != 1 else logits
         probs = softmax(scaled, dim=1)
         common = torch.bmm(targets.unsqueeze(1), scaled.unsqueeze(2)).flatten()
-        loss = (_log_sum(scaled, probs) - common).mul_(soft_weight * temperature)
+        loss = (log_sum(scaled, probs) - common).mul_(soft_weight * temperature)
         gradient = probs.clone() if temperature == 1 and label_weight > 0 else probs
         gradient.sub_(targets).mul_(soft_weight)
         if labels is not None and label_weight > 0:
             column = labels.unsqueeze(1)
             if temperature != 1:
                 probs = softmax(logits, dim=1)
-            loss += label_weight * (_log_sum(logits, probs) - logits.gather(1, column).squeeze(1))
+            loss += label_weight * (log_sum(logits, probs) - logits.gather(1, column).squeeze(1))
             gradient.add_(probs, alpha=label_weight)
             gradient.scatter_add_(1, column, torch.full_like(column, -label_weight, dtype=gradient.dtype))
+    return attach_gradient(logits, loss, gradient)
+
+
+def log_sum(logits: Tensor, probs: Tensor) -> Tensor:
+    """Logsumexp of each row, (B,), from its softmax: the largest logit less the log of its probability."""
+    return logits.amax(dim=1) - probs.amax(dim=1).log()
+
+
+def attach_gradient(logits: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
+    """The loss (B,) as a function of the logits (B, K), whose gradient (B, K) was worked out by hand.
+
+    Of the arrays of K numbers an example, only the gradient is kept until the backward pass.
+    """
+    return _KnownGradient.apply(logits, loss, gradient)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _KnownGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, loss: Tensor, gradient: Tensor) -> Tensor:
         ctx.save_for_backward(gradient)
-        return loss
+        return loss.view_as(loss)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None, None, None]:
-        return ctx.saved_tensors[0] * weights.unsqueeze(1), None, None, None, None
-
-
-def _log_sum(logits: Tensor, probs: Tensor) -> Tensor:
-    """Logsumexp of each row, (B,), from its softmax: the largest logit less the log of its probability."""
-    return logits.amax(dim=1) - probs.amax(dim=1).log()
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.saved_tensors[0] * weights.unsqueeze(1), None, None

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import log_softmax, softmax
 
 from raydistill.batches import Batch, Sampler
 from raydistill.data.arrays import Examples
+from raydistill.losses import attach_gradient, log_sum
 from raydistill.models import find_output_layer
 from raydistill.scoring import Score, Validate, predict_logits, share_score
 from raydistill.training import Loss
@@ -95,53 +96,37 @@ def sample_enriched(group_rows: Tensor, rest_rows: Tensor, group_share: float) -
 def enriched_loss(group: Group, shift: float) -> Loss:
     """Cross-entropy over the group's classes and the dustbin, whose logit is lowered by `shift` nats, (B,) nats.
 
-    Lowering the dustbin is lowering each of its classes. The loss of an example outside the group is exact up to 87
-    nats (float32), where the probability of the dustbin underflows.
+    Lowering the dustbin is lowering each of its classes. With P = softmax(logits + offset) and R its sum over the
+    classes outside: the loss of an example of class y in the group is -log P_y, its gradient P - onehot(y); that of an
+    example outside is -log R, its gradient P_j in the group and P_j - P_j / R = -P_j (1 - R) / R outside. It is exact
+    up to 87 nats (float32), where R underflows. Measured: autograd's own way costs more than the network.
     """
     inside = group.inside
     offset = torch.where(inside, 0.0, -shift)
     if group.dustbin == "single":
         offset[group.rest[1:]] = -math.inf
-    tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
+
+    @cache
+    def tables(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        return offset.to(device, dtype), (~inside).to(device, dtype), inside.to(device), group.members.to(device)
 
     def loss(logits: Tensor, batch: Batch) -> Tensor:
-        key = logits.device, logits.dtype
-        if key not in tables:
-            tables[key] = (offset.to(*key), (~inside).to(*key), inside.to(key[0]), group.members.to(key[0]))
-        return _EnrichedCrossEntropy.apply(logits, batch.labels, *tables[key])  # type: ignore[no-any-return, no-untyped-call]
-
-    return loss
-
-
-class _EnrichedCrossEntropy(torch.autograd.Function):
-    """Loss and gradient in one go: measured, autograd's own way through selected columns costs more than the network.
-
-    With P = softmax(logits + offset) and R its sum over the classes outside: the loss of an example of class y in the
-    group is -log P_y, its gradient P - onehot(y); that of an example outside is -log R, its gradient P_j in the group
-    and P_j - P_j / R = -P_j (1 - R) / R outside.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits: Tensor, labels: Tensor, offset: Tensor, outside: Tensor, inside: Tensor, members: Tensor
-    ) -> Tensor:
-        shifted = logits + offset
-        probs = softmax(shifted, dim=1)
-        column, hit = labels.unsqueeze(1), inside[labels]
-        log_sum = shifted.amax(dim=1) - probs.amax(dim=1).log()
-        rest = (probs @ outside).clamp_min(torch.finfo(probs.dtype).tiny)
-        loss = torch.where(hit, log_sum - shifted.gather(1, column).squeeze(1), -rest.log())
-        if ctx.needs_input_grad[0]:
+        lowered, outside, known, members = tables(logits.device, logits.dtype)
+        column, hit = batch.labels.unsqueeze(1), known[batch.labels]
+        with torch.no_grad():
+            shifted = logits + lowered
+            probs = softmax(shifted, dim=1)
+            rest = (probs @ outside).clamp_min(torch.finfo(probs.dtype).tiny)
+            value = torch.where(hit, log_sum(shifted, probs) - shifted.gather(1, column).squeeze(1), -rest.log())
+            if not logits.requires_grad:
+                return value
             own = probs.index_select(1, members)
             factor = torch.where(hit, 1.0, -own.sum(dim=1) / rest)
             gradient = probs.mul_(factor.unsqueeze(1)).index_copy_(1, members, own)
-            ctx.save_for_backward(gradient.scatter_add_(1, column, -hit.to(gradient.dtype).unsqueeze(1)))
-        return loss
+            gradient.scatter_add_(1, column, -hit.to(gradient.dtype).unsqueeze(1))
+        return attach_gradient(logits, value, gradient)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.saved_tensors[0] * weights.unsqueeze(1), None, None, None, None, None
+    return loss
 
 
 def soft_enriched_loss(group: Group, shift: float, generalist: nn.Module) -> Loss:

@@ -54,10 +54,8 @@ class SoftTargets:
         if self.class_ids is None or self.rest is None:
             return log_softmax(values, dim=1)
         others = self.classes - values.shape[1]
-        spread = self.rest[positions].to(device) - math.log(others)
-        dense = spread.unsqueeze(1).expand(-1, self.classes).clone()
-        dense.scatter_(1, self.class_ids[positions].to(device).long(), values)
-        return log_softmax(dense, dim=1)
+        other = (self.rest[positions].to(device) - math.log(others)).unsqueeze(1)
+        return log_softmax(self._spread(self.class_ids[positions], values, other), dim=1)
 
     def soften(self, positions: Tensor, temperature: float, device: torch.device | None = None) -> Tensor:
         """Probabilities of the given examples at a temperature, softmax(log q / temperature): float32 (B, K).
@@ -74,8 +72,12 @@ class SoftTargets:
         weights = values.sub_(largest).div_(temperature).exp_()
         other = other.sub_(largest).div_(temperature).exp_()
         total = weights.sum(dim=1, keepdim=True).add_(other, alpha=others)
-        probs = (other / total).expand(-1, self.classes).contiguous()
-        return probs.scatter_(1, self.class_ids[positions].to(device).long(), weights.div_(total))
+        return self._spread(self.class_ids[positions], weights.div_(total), other / total)
+
+    def _spread(self, class_ids: Tensor, values: Tensor, other: Tensor) -> Tensor:
+        """(B, K): the values (B, k) at their classes, the other one (B, 1) everywhere else."""
+        dense = other.expand(-1, self.classes).clone(memory_format=torch.contiguous_format)
+        return dense.scatter_(1, class_ids.to(values.device).long(), values)
 
 
 class TargetsWriter:

@@ -17,28 +17,16 @@ Work = Callable[[], float]
 
 @dataclass(frozen=True)
 class Line:
-    """A ratio and its goal.
-
-    ratios: one a round; target: text such as 'at least 0.95'; floor: what must not be missed again (at least, or at
-    most where `lower_is_better`).
-    """
+    """A ratio and its goal. ratios: one a round; target: text such as 'at least 0.95'."""
 
     name: str
     ratios: Sequence[float]
-    target: str
-    floor: float
-    lower_is_better: bool = False
-    note: str = ""
+    target: str = "shown"
 
     @property
     def median(self) -> float:
         """Median over the rounds."""
         return statistics.median(self.ratios)
-
-    @property
-    def holds(self) -> bool:
-        """Whether the median keeps to the floor."""
-        return self.median <= self.floor if self.lower_is_better else self.median >= self.floor
 
     def spread(self) -> str:
         """Lower and upper quartile over the rounds."""

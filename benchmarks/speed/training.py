@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -172,7 +173,6 @@ def measure_roles(name: str, classes: int, device: torch.device, rounds: int) ->
             f"step of a {role}, {name}, {classes} classes, to the bare step",
             divide(rates[role], rates["bare"]),
             "at least 0.95",
-            0.5,
         )
         for role in roles
     ]
@@ -193,45 +193,23 @@ def measure_distillation(device: torch.device, rounds: int) -> list[Line]:
                 Path(folder) / str(len(members)), average_log_probs(torch.stack(answers), "arithmetic"), 10
             )
 
+        def write_cache(members: list[nn.Module]) -> float:
+            return len(cache(members).log_probs)
+
         def through_package(members: list[nn.Module]) -> Work:
             loss = soft_loss(cache(members), rows, 2.0, 0.25)
             return package_steps(student, Batches(examples, shuffle_rows(rows), BATCH, 0, 0, device), loss, device)
 
-        contenders = {
-            "bare": bare_steps(student, examples, steps, device),
-            "usual 1": usual_loop(student, teachers[:1], examples, device),
-            "usual 16": usual_loop(student, teachers, examples, device),
-            "package 1": through_package(teachers[:1]),
-            "package 16": through_package(teachers),
-            "cache 1": lambda: len(cache(teachers[:1]).log_probs),
-            "cache 16": lambda: len(cache(teachers).log_probs),
-        }
+        taught = {"one net": (teachers[:1], "at least 1.7"), "16 nets": (teachers, "at least 10")}
+        contenders: dict[str, Work] = {}
+        for name, (members, _) in taught.items():
+            contenders[f"usual, {name}"] = usual_loop(student, members, examples, device)
+            contenders[f"package, {name}"] = through_package(members)
+            contenders[f"cache, {name}"] = partial(write_cache, members)
         rates = take_turns(contenders, rounds)
-    return [
-        Line(
-            "student taught by 16 nets, to the usual loop",
-            divide(rates["package 16"], rates["usual 16"]),
-            "at least 10",
-            5,
-        ),
-        Line(
-            "student taught by one net, to the usual loop",
-            divide(rates["package 1"], rates["usual 1"]),
-            "at least 1.7",
-            1.2,
-        ),
-        Line(
-            "passes of that student that writing the cache of 16 nets takes",
-            divide(rates["package 16"], rates["cache 16"]),
-            "shown",
-            float("inf"),
-            lower_is_better=True,
-        ),
-        Line(
-            "passes of that student that writing the cache of one net takes",
-            divide(rates["package 1"], rates["cache 1"]),
-            "shown",
-            float("inf"),
-            lower_is_better=True,
-        ),
-    ]
+    lines = []
+    for name, (_, target) in taught.items():
+        ours, usual, written = (rates[f"{kind}, {name}"] for kind in ("package", "usual", "cache"))
+        lines.append(Line(f"student taught by {name}, to the usual loop", divide(ours, usual), target))
+        lines.append(Line(f"student's passes that writing the cache of {name} takes", divide(ours, written)))
+    return lines
