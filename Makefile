@@ -3,14 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow check format clean
+.PHONY: help demo test test-slow bench-quick check format clean
 
 help:
-	@echo "make demo       install, run the whole method on the embedded glyphs, print where the report is"
-	@echo "make test       install, run the tests"
-	@echo "make test-slow  the tests that take minutes, too"
-	@echo "make check      format, lint and types, without changing anything"
-	@echo "make format     format and mend what can be mended"
+	@echo "make demo         install, run the whole method on the embedded glyphs, print where the report is"
+	@echo "make test         install, run the tests"
+	@echo "make test-slow    the tests that take minutes, too"
+	@echo "make bench-quick  ratios of speed, under 5 minutes; fails below the recorded floors"
+	@echo "make check        format, lint and types, without changing anything"
+	@echo "make format       format and mend what can be mended"
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "== installing into $(VENV)"
@@ -29,6 +30,10 @@ test: $(VENV)/installed
 test-slow: $(VENV)/installed
 	@echo "== all tests"
 	$(BIN)/python -m pytest
+
+bench-quick: $(VENV)/installed
+	@echo "== ratios of speed against their floors"
+	$(BIN)/python -m benchmarks.speed --quick
 
 check: $(VENV)/installed
 	@echo "== format, lint, types"

@@ -58,7 +58,7 @@ def test_variations_lie_on_top_of_each_other(tmp_path):
 def test_results_replace_their_own_part_of_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "HERE", tmp_path)
     monkeypatch.setattr(results, "RESULTS", tmp_path / "RESULTS.md")
-    monkeypatch.setattr(results, "read_commit", lambda: "abc")
+    monkeypatch.setattr(results, "describe_making", lambda module: {"command": module, "commit": "abc", "machine": "m"})
 
     titles = {"one": "1. Table one", "two": "2. Table two", "ten": "10. Table ten"}
 

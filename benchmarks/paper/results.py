@@ -5,15 +5,13 @@ Comes in: rows with a value for each seed. Goes out: both files; a part of RESUL
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from benchmarks.provenance import HERE, describe_machine, read_commit, spread
-from raydistill.files import write_json, write_text
+from benchmarks.page import describe_making, replace_part
+from benchmarks.provenance import HERE, spread
+from raydistill.files import write_json
 
 RESULTS = HERE / "RESULTS.md"
 HEAD = """# The paper's tables
@@ -23,7 +21,6 @@ table by table: the paper's figure, and ours as mean ± standard deviation over 
 command below it, through the package alone; test examples are read by the report stage only. `benchmarks/results/` has
 the figures of each seed.
 """
-PART = re.compile(r"<!-- (\w+) -->\n(.*?)\n<!-- /\1 -->", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -60,11 +57,7 @@ class Result:
 
 def write_result(result: Result) -> str:
     """Write both files; returns the table's text."""
-    made = {
-        "command": " ".join(["python -m benchmarks.paper", *(Path(word).name for word in sys.argv[1:])]),
-        "commit": read_commit(),
-        "machine": describe_machine(),
-    }
+    made = describe_making("benchmarks.paper")
     figures = {**asdict(result), **made, "minutes": round(result.minutes, 1)}
     write_json(HERE / "results" / f"{result.name}.json", figures)
     lines = [f"## {result.title}", "", "| | paper | ours |", "|---|---|---|"]
@@ -75,20 +68,8 @@ def write_result(result: Result) -> str:
     where = f"commit {made['commit']}; {made['machine']}, shared; {result.minutes:.0f} minutes of work on one core"
     lines.append(f"- `{made['command']}`; seeds {seeds}; {where}")
     text = "\n".join(lines)
-    _replace_part(result.name, text)
+    replace_part(RESULTS, HEAD, result.name, text)
     return text
-
-
-def _replace_part(name: str, text: str) -> None:
-    """Put the text between the table's marks; tables stand in the order of the numbers that their titles begin with."""
-    page = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else HEAD
-    parts = dict(PART.findall(page)) | {name: text}
-    tables = [f"\n<!-- {mark} -->\n{body}\n<!-- /{mark} -->\n" for mark, body in sorted(parts.items(), key=_number)]
-    write_text(RESULTS, "".join([page.split("\n<!-- ")[0], *tables]))
-
-
-def _number(part: tuple[str, str]) -> int:
-    return int(part[1].removeprefix("## ").partition(".")[0])
 
 
 def accuracies(reports: Sequence[dict[str, Any]], model: str) -> list[float]:

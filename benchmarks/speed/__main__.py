@@ -1,36 +1,126 @@
 """What raydistill costs beyond the arithmetic in it: `python -m benchmarks.speed [PART ...]`.
 
-All figures are ratios from one run, whose contenders take turns: median and quartiles over the rounds.
+Ratios from one run, whose contenders take turns: median and quartiles over the rounds. --write puts a part into
+benchmarks/SPEED.md. --quick measures less and fails where a line is below its floor (floors.json, which --record
+writes): `make bench-quick`.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from benchmarks.speed.measure import Line
+from benchmarks.page import describe_making, replace_part
+from benchmarks.provenance import HERE
+from benchmarks.speed.measure import Line, Part, Setup
 from benchmarks.speed.solver import measure_solver
 from benchmarks.speed.training import measure_distillation, measure_steps
+from raydistill.files import read_json, write_json
 
-PARTS: dict[str, Callable[[torch.device, int], list[Line]]] = {
-    "steps": measure_steps,
-    "distillation": measure_distillation,
-    "solver": measure_solver,
+SPEED = HERE / "SPEED.md"
+FLOORS = Path(__file__).with_name("floors.json")
+SLACK = 0.75  # a floor is the recorded figure, less what shared machines add from day to day
+HEAD = """# Speed
+
+What raydistill costs beyond the arithmetic in it. Every figure is the median over rounds in which the contenders took
+turns in one run, with its quartiles; a part is made by the command below it. `make bench-quick` measures less of the
+same and fails below the recorded floors (`benchmarks/speed/floors.json`).
+"""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A part of the page. quick: measured by `make bench-quick`, too."""
+
+    title: str
+    measure: Callable[[Setup], Part]
+    quick: bool = True
+
+
+CHAPTERS: dict[str, Chapter] = {
+    "steps": Chapter("1. The training step", measure_steps),
+    "distillation": Chapter("2. Distillation against the usual loop", measure_distillation),
+    "solver": Chapter("3. Equation 5", measure_solver),
 }
 
 
+def format_part(name: str, part: Part) -> str:
+    """The part's text on the page."""
+    made = describe_making("benchmarks.speed")
+    lines = [f"## {CHAPTERS[name].title}", "", "| | target | median | quartiles | met |", "|---|---|---|---|---|"]
+    for line in part.lines:
+        met = "" if line.target is None else "yes" if line.target.holds(line.median) else "**no**"
+        lines.append(f"| {line.name} | {line.target or '–'} | {line.figure()} | {line.spread()} | {met} |")
+    lines += ["", *(f"- {note}" for note in part.notes)]
+    return "\n".join([*lines, f"- `{made['command']}`; commit {made['commit']}; {made['machine']}, shared"])
+
+
+def write_part(name: str, part: Part) -> None:
+    """Write benchmarks/results/speed_NAME.json and the part of SPEED.md."""
+    figures = [{**vars(line), "target": line.target and str(line.target), "median": line.median} for line in part.lines]
+    made = describe_making("benchmarks.speed")
+    write_json(HERE / "results" / f"speed_{name}.json", {**made, "lines": figures, "notes": part.notes})
+    replace_part(SPEED, HEAD, name, format_part(name, part))
+
+
+def record_floors(name: str, lines: list[Line]) -> None:
+    """Take what was measured, less SLACK, as the floors (or ceilings) of the part's lines that have a target."""
+    floors = read_json(FLOORS) if FLOORS.exists() else {}
+    floors[name] = {line.name: find_floor(line) for line in lines if line.target is not None}
+    write_json(FLOORS, floors)
+
+
+def find_floor(line: Line) -> float:
+    """The worst figure that is let pass later."""
+    slack = 0.99 if line.exact else SLACK
+    lower = line.target is not None and line.target.bound == "at least"
+    return float(f"{line.median * slack if lower else line.median / slack:.3g}")
+
+
+def check_floors(name: str, lines: list[Line]) -> list[str]:
+    """What is worse than its floor, a sentence each."""
+    floors = read_json(FLOORS).get(name, {})
+    worse = []
+    for line in lines:
+        if line.target is not None and line.name in floors:
+            floor = type(line.target)(line.target.bound, floors[line.name])
+            if not floor.holds(line.median):
+                worse.append(f"{name}: {line.name}: {line.figure()}, the floor is {floor}")
+    missing = sorted(set(floors) - {line.name for line in lines})
+    return worse + [f"{name}: {line}: not measured any more; record the floors again" for line in missing]
+
+
 def main() -> None:
-    """Measure, print."""
+    """Measure, print; write or check."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="left out: all")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("parts", nargs="*", choices=[*CHAPTERS, []], help="left out: all, with --quick the quick ones")
+    parser.add_argument("--rounds", type=int, help="left out: 9, with --quick 3")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--write", action="store_true", help="write SPEED.md")
+    parser.add_argument("--quick", action="store_true", help="measure less, and fail below the floors")
+    parser.add_argument("--record", action="store_true", help="with --quick: record the floors instead")
     options = parser.parse_args()
-    for part in options.parts or PARTS:
-        for line in PARTS[part](torch.device(options.device), options.rounds):
-            print(f"{line.median:8.3g}  ({line.spread()})  {line.target}: {line.name}", flush=True)
+    setup = Setup(torch.device(options.device), options.rounds or (3 if options.quick else 9), options.quick)
+    worse: list[str] = []
+    for name in options.parts or [name for name, chapter in CHAPTERS.items() if chapter.quick or not options.quick]:
+        part = CHAPTERS[name].measure(setup)
+        for line in part.lines:
+            print(f"{line.figure():>12}  ({line.spread()})  {line.target or 'shown'}: {line.name}", flush=True)
+        for note in part.notes:
+            print(f"  {note}", flush=True)
+        if options.write:
+            write_part(name, part)
+        if options.record:
+            record_floors(name, list(part.lines))
+        elif options.quick:
+            worse += check_floors(name, list(part.lines))
+    if worse:
+        sys.exit("\n".join(worse))
 
 
 if __name__ == "__main__":

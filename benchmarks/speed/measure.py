@@ -1,7 +1,7 @@
 """Ratios from one run: contenders take turns, so that what else the machine does meets all of them.
 
 Comes in: functions that do some work and return how much. Goes out: for each, its rate in every round; a `Line` holds
-the ratios of one contender to another with their median and spread.
+the ratios of one contender to another with their median and spread, and the target that the median should meet.
 """
 
 from __future__ import annotations
@@ -10,30 +10,81 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+import torch
 
 Work = Callable[[], float]
 """Does some work; returns how much: images, trials, bytes ..."""
 
 
 @dataclass(frozen=True)
+class Setup:
+    """How to measure. rounds: turns of each contender; quick: less work, for the check against the floors."""
+
+    device: torch.device
+    rounds: int = 9
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a line's median should be."""
+
+    bound: Literal["at least", "at most"]
+    value: float
+
+    def holds(self, value: float) -> bool:
+        """Whether a value meets it."""
+        return value >= self.value if self.bound == "at least" else value <= self.value
+
+    def __str__(self) -> str:
+        return f"{self.bound} {self.value:g}"
+
+
+@dataclass(frozen=True)
 class Line:
-    """A ratio and its goal. ratios: one a round; target: text such as 'at least 0.95'."""
+    """A figure and its target. values: one a round; unit: '' for ratios. exact: the same on any machine and day."""
 
     name: str
-    ratios: Sequence[float]
-    target: str = "shown"
+    values: Sequence[float]
+    target: Target | None = None
+    unit: str = ""
+    exact: bool = False
 
     @property
     def median(self) -> float:
         """Median over the rounds."""
-        return statistics.median(self.ratios)
+        return statistics.median(self.values)
+
+    def figure(self) -> str:
+        """Median and unit."""
+        return f"{self.median:.3g}{self.unit and ' '}{self.unit}"
 
     def spread(self) -> str:
         """Lower and upper quartile over the rounds."""
-        if len(self.ratios) < 2:
+        if len(self.values) < 2:
             return "–"
-        low, _, high = statistics.quantiles(self.ratios, n=4, method="inclusive")
+        low, _, high = statistics.quantiles(self.values, n=4, method="inclusive")
         return f"{low:.3g} to {high:.3g}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a part measured. notes: what explains it: profiles, and what was tried where a target is missed."""
+
+    lines: Sequence[Line]
+    notes: Sequence[str] = ()
+
+
+def at_least(value: float) -> Target:
+    """The median should be this or more."""
+    return Target("at least", value)
+
+
+def at_most(value: float) -> Target:
+    """The median should be this or less."""
+    return Target("at most", value)
 
 
 def take_turns(contenders: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from benchmarks.speed.measure import Line, Work, divide, take_turns
+from benchmarks.speed.measure import Line, Part, Setup, Work, at_least, at_most, divide, take_turns
 from raydistill.ensemble import choose_active, solve_ensemble
 
 GROUPS, MOST_ACTIVE = 61, 8
@@ -133,9 +133,10 @@ def _descend(sums: Sums, start: Tensor, best: Tensor, rate: float) -> Work:
     return lambda: descend(sums, start, best, rate)
 
 
-def measure_solver(device: torch.device, rounds: int) -> list[Line]:
+def measure_solver(setup: Setup) -> Part:
     """Line 3, on the processor."""
-    lines, seconds = [], {}
+    lines: list[Line] = []
+    seconds: dict[int, list[float]] = {}
     for classes, count in ((523, 4096), (2965, 2048), (15_000, 512)):
         images, few = draw_images(count, classes), draw_images(16, classes, seed=1)
         sums = sum_up(few)
@@ -150,14 +151,14 @@ def measure_solver(device: torch.device, rounds: int) -> list[Line]:
 
         contenders: dict[str, Work] = {"ours": solve, "copy": images.copy, "em": em}
         contenders["descent"] = _descend(sums, few.generalist, best, rate)
-        rates = take_turns(contenders, rounds)
+        rates = take_turns(contenders, setup.rounds)
         seconds[classes] = [1 / value for value in rates["ours"]]
         at = f"equation 5, {classes} classes"
-        goal = "at least 1000" if classes == 2965 else "shown"
+        goal = at_least(1000) if classes == 2965 else None
         lines += [
             Line(f"{at}, to gradient descent (Adam, {rate})", divide(rates["ours"], rates["descent"]), goal),
             Line(f"{at}, to EM", divide(rates["ours"], rates["em"])),
-            Line(f"{at}, time to that of a copy", divide(rates["copy"], rates["ours"]), "at most 3"),
+            Line(f"{at}, time to that of a copy", divide(rates["copy"], rates["ours"]), at_most(3)),
         ]
     more = divide(seconds[15_000], seconds[2965])
-    return [*lines, Line("equation 5, time at 15000 classes to that at 2965", more, "at most 6")]
+    return Part([*lines, Line("equation 5, time at 15000 classes to that at 2965", more, at_most(6))])

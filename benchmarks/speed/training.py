@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax, softmax
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.speed.measure import Line, Work, divide, take_turns
+from benchmarks.speed.measure import Line, Part, Setup, Target, Work, at_least, divide, take_turns
 from raydistill.batches import Batches, shuffle_rows
 from raydistill.config import TrainingConfig
 from raydistill.data.arrays import Examples, Normalisation
@@ -132,18 +132,18 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def measure_steps(device: torch.device, rounds: int) -> list[Line]:
+def measure_steps(setup: Setup) -> Part:
     """Line 1: all roles, mlp and cnn, 523 and 2965 classes."""
     lines = []
     for classes in (523, 2965):
-        for name in ("mlp", "cnn"):
-            lines += measure_roles(name, classes, device, rounds)
-    return lines
+        for name in ("mlp",) if setup.quick else ("mlp", "cnn"):
+            lines += measure_roles(name, classes, setup)
+    return Part(lines)
 
 
-def measure_roles(name: str, classes: int, device: torch.device, rounds: int) -> list[Line]:
+def measure_roles(name: str, classes: int, setup: Setup) -> list[Line]:
     """Generalist, specialist and student of one kind of network."""
-    steps = 32 if name == "mlp" else 12
+    steps, device = 32 if name == "mlp" else 12, setup.device
     rows = torch.arange(steps * BATCH)
     examples = make_examples(len(rows), classes)
     members = torch.arange(classes // 8)
@@ -167,20 +167,20 @@ def measure_roles(name: str, classes: int, device: torch.device, rounds: int) ->
         contenders = {"bare": bare_steps(make_network(name, {}, classes, device), examples, steps, device)}
         for role, (feed, loss) in roles.items():
             contenders[role] = package_steps(make_network(name, {}, classes, device), feed, loss, device)
-        rates = take_turns(contenders, rounds)
+        rates = take_turns(contenders, setup.rounds)
     return [
         Line(
             f"step of a {role}, {name}, {classes} classes, to the bare step",
             divide(rates[role], rates["bare"]),
-            "at least 0.95",
+            at_least(0.95),
         )
         for role in roles
     ]
 
 
-def measure_distillation(device: torch.device, rounds: int) -> list[Line]:
+def measure_distillation(setup: Setup) -> Part:
     """Line 2: against the loop of PyTorch's own tutorial on knowledge distillation, MLP 800, 10 classes."""
-    steps, options = 40, {"hidden": [800]}
+    steps, options, device = 40, {"hidden": [800]}, setup.device
     rows = torch.arange(steps * BATCH)
     examples = make_examples(len(rows), 10)
     student = make_network("mlp", options, 10, device)
@@ -200,16 +200,19 @@ def measure_distillation(device: torch.device, rounds: int) -> list[Line]:
             loss = soft_loss(cache(members), rows, 2.0, 0.25)
             return package_steps(student, Batches(examples, shuffle_rows(rows), BATCH, 0, 0, device), loss, device)
 
-        taught = {"one net": (teachers[:1], "at least 1.7"), "16 nets": (teachers, "at least 10")}
+        taught: dict[str, tuple[list[nn.Module], Target]] = {
+            "one net": (teachers[:1], at_least(1.7)),
+            "16 nets": (teachers, at_least(10)),
+        }
         contenders: dict[str, Work] = {}
         for name, (members, _) in taught.items():
             contenders[f"usual, {name}"] = usual_loop(student, members, examples, device)
             contenders[f"package, {name}"] = through_package(members)
             contenders[f"cache, {name}"] = partial(write_cache, members)
-        rates = take_turns(contenders, rounds)
+        rates = take_turns(contenders, setup.rounds)
     lines = []
     for name, (_, target) in taught.items():
         ours, usual, written = (rates[f"{kind}, {name}"] for kind in ("package", "usual", "cache"))
         lines.append(Line(f"student taught by {name}, to the usual loop", divide(ours, usual), target))
         lines.append(Line(f"student's passes that writing the cache of {name} takes", divide(ours, written)))
-    return lines
+    return Part(lines)
