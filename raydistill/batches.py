@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raydistill.data.arrays import Examples, draw_shifts, shift_images
+from raydistill.data.arrays import Examples, draw_shifts, take_images
 from raydistill.data.views import Views
 from raydistill.workers import worker_rank
 
@@ -62,12 +62,12 @@ class Batches:
         size = self._size(len(rows))
         for start in range(0, len(rows) - size + 1, size):
             mine = rows[start + rank : start + size : world]
-            inputs = self.examples.x[mine].to(self.device, non_blocking=True)
-            labels = self.examples.y[mine].to(self.device, non_blocking=True)
             if self.views is not None:
-                inputs = self.views.show(inputs, mine, view)
-            elif self.shift:
-                inputs = shift_images(inputs, draw_shifts(len(mine), self.shift, shift_generator))
+                shifts = self.views.shifts(mine, view)
+            else:
+                shifts = draw_shifts(len(mine), self.shift, shift_generator) if self.shift else None
+            inputs = take_images(self.examples.x, mine, shifts, self.device)
+            labels = self.examples.y[mine].to(self.device, non_blocking=True)
             yield Batch(mine, inputs, labels, view)
 
     def count_steps(self) -> int:

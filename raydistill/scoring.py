@@ -36,7 +36,7 @@ def predict_logits(model: nn.Module, x: Tensor, rows: Tensor | None = None, batc
     model.eval()
     rows = torch.arange(len(x)) if rows is None else rows
     with torch.inference_mode():
-        parts = [model(x[part].to(device)).float().cpu() for part in rows.split(batch_size)]
+        parts = [model(x.index_select(0, part).to(device)).float().cpu() for part in rows.split(batch_size)]
     model.train(training)
     return torch.cat(parts)
 

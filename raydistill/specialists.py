@@ -21,9 +21,11 @@ from torch.nn.functional import log_softmax, softmax
 
 from raydistill.batches import Batch, Sampler
 from raydistill.data.arrays import Examples
-from raydistill.losses import attach_gradient, log_sum
+from raydistill.kernels import losses as kernels
+from raydistill.kernels.launch import has_kernels
+from raydistill.losses import WithGradient, differentiate, log_sum, run_kernel
 from raydistill.models import find_output_layer
-from raydistill.scoring import Score, Validate, predict_logits, share_score
+from raydistill.scoring import PREDICT_BATCH, Score, Validate, predict_logits, share_score
 from raydistill.training import Loss
 
 Dustbin = Literal["merged", "single", "soft"]
@@ -110,21 +112,20 @@ def enriched_loss(group: Group, shift: float) -> Loss:
     def tables(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
         return offset.to(device, dtype), (~inside).to(device, dtype), inside.to(device), group.members.to(device)
 
-    def loss(logits: Tensor, batch: Batch) -> Tensor:
+    def loss(logits: Tensor, batch: Batch) -> WithGradient:
         lowered, outside, known, members = tables(logits.device, logits.dtype)
+        if has_kernels(logits):
+            return run_kernel(kernels.enriched_rows, logits, batch.labels, lowered, outside)
         column, hit = batch.labels.unsqueeze(1), known[batch.labels]
-        with torch.no_grad():
-            shifted = logits + lowered
-            probs = softmax(shifted, dim=1)
-            rest = (probs @ outside).clamp_min(torch.finfo(probs.dtype).tiny)
-            value = torch.where(hit, log_sum(shifted, probs) - shifted.gather(1, column).squeeze(1), -rest.log())
-            if not logits.requires_grad:
-                return value
-            own = probs.index_select(1, members)
-            factor = torch.where(hit, 1.0, -own.sum(dim=1) / rest)
-            gradient = probs.mul_(factor.unsqueeze(1)).index_copy_(1, members, own)
-            gradient.scatter_add_(1, column, -hit.to(gradient.dtype).unsqueeze(1))
-        return attach_gradient(logits, value, gradient)
+        shifted = logits.detach() + lowered
+        probs = softmax(shifted, dim=1)
+        rest = (probs @ outside).clamp_min(torch.finfo(probs.dtype).tiny)
+        value = torch.where(hit, log_sum(shifted, probs) - shifted.gather(1, column).squeeze(1), -rest.log())
+        own = probs.index_select(1, members)
+        factor = torch.where(hit, 1.0, -own.sum(dim=1) / rest)
+        gradient = probs.mul_(factor.unsqueeze(1)).index_copy_(1, members, own)
+        gradient.scatter_add_(1, column, -hit.to(gradient.dtype).unsqueeze(1))
+        return value, gradient.div_(len(logits))
 
     return loss
 
@@ -141,13 +142,17 @@ def soft_enriched_loss(group: Group, shift: float, generalist: nn.Module) -> Los
     offset = torch.where(inside, 0.0, -shift)
     generalist.eval()
 
-    def loss(logits: Tensor, batch: Batch) -> Tensor:
-        known = inside.to(logits.device)
-        log_probs = log_softmax(logits + offset.to(logits.device), dim=1)
+    def loss(logits: Tensor, batch: Batch) -> WithGradient:
+        known, lowered = inside.to(logits.device), offset.to(logits.device)
         with torch.no_grad():
             targets = softmax(generalist(batch.inputs).masked_fill(known, -math.inf), dim=1)
-        own = log_probs.gather(1, batch.labels.unsqueeze(1)).squeeze(1)
-        return -torch.where(known[batch.labels], own, (targets * log_probs).sum(dim=1))
+
+        def values(leaf: Tensor) -> Tensor:
+            log_probs = log_softmax(leaf + lowered, dim=1)
+            own = log_probs.gather(1, batch.labels.unsqueeze(1)).squeeze(1)
+            return -torch.where(known[batch.labels], own, (targets * log_probs).sum(dim=1))
+
+        return differentiate(values, logits)
 
     return loss
 
@@ -158,7 +163,8 @@ def score_enriched(examples: Examples, rows: Tensor, group: Group, shift: float)
 
     def validate(model: nn.Module) -> Score:
         logits, labels = predict_logits(model, examples.x, rows), examples.y[rows]
-        losses = loss(logits, Batch(rows, logits, labels))
+        parts = zip(logits.split(PREDICT_BATCH), labels.split(PREDICT_BATCH), strict=True)  # a gradient comes with each
+        losses = torch.cat([loss(part, Batch(part_labels, part, part_labels))[0] for part, part_labels in parts])
         return share_score(losses, reduce_logits(logits, group).argmax(dim=1) == place[labels])
 
     return validate

@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, softmax
 
 from raydistill.files import Array, map_array, read_json, write_json, write_mapped
-from raydistill.losses import soften
+from raydistill.kernels import losses as kernels
+from raydistill.kernels.launch import has_kernels
+from raydistill.losses import WithGradient, distil, run_kernel, soften
 
 FLOOR = -60000.0  # float16 ends at -65504; exp of it is 0 at any temperature in use
 
@@ -73,6 +75,17 @@ class SoftTargets:
         other = other.sub_(largest).div_(temperature).exp_()
         total = weights.sum(dim=1, keepdim=True).add_(other, alpha=others)
         return self._spread(self.class_ids[positions], weights.div_(total), other / total)
+
+    def distil(
+        self, logits: Tensor, positions: Tensor, labels: Tensor, temperature: float, label_weight: float
+    ) -> WithGradient:
+        """`losses.distil` of logits (B, K) with the soft targets of the given examples (B,) and labels (B,)."""
+        if not has_kernels(logits):
+            return distil(logits, self.soften(positions, temperature, logits.device), labels, temperature, label_weight)
+        settings = (positions, labels, temperature, label_weight)
+        if self.class_ids is None or self.rest is None:
+            return run_kernel(kernels.distil_dense_rows, logits, self.log_probs, *settings)
+        return run_kernel(kernels.distil_sparse_rows, logits, self.log_probs, self.class_ids, self.rest, *settings)
 
     def _spread(self, class_ids: Tensor, values: Tensor, other: Tensor) -> Tensor:
         """(B, K): the values (B, k) at their classes, the other one (B, 1) everywhere else."""

@@ -21,6 +21,7 @@ from raydistill.batches import Batch, Batches, mix_seed
 from raydistill.config import TrainingConfig
 from raydistill.execution import Beat
 from raydistill.files import read_tensors, write_tensors
+from raydistill.losses import WithGradient, label_loss
 from raydistill.scoring import Score, Validate
 from raydistill.workers import device_of, unwrap, worker_rank
 
@@ -28,8 +29,8 @@ WARM_UP = 0.05  # share of all steps over which the learning rate rises
 BEAT_SECONDS = 0.5
 
 
-Loss = Callable[[Tensor, Batch], Tensor]
-"""(logits (B, K), batch) -> nats for each example, (B,)."""
+Loss = Callable[[Tensor, Batch], WithGradient]
+"""(logits (B, K), batch) -> nats for each example, (B,), and the gradient of their mean by the logits, (B, K)."""
 
 
 @dataclass
@@ -86,6 +87,11 @@ def train_model(
     if patience is not None:
         model.load_state_dict(best)
     return progress
+
+
+def batch_label_loss(logits: Tensor, batch: Batch) -> WithGradient:
+    """Cross-entropy with the batch's labels."""
+    return label_loss(logits, batch.labels)
 
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -162,11 +168,12 @@ def _train_epoch(
     for step, batch in enumerate(batches.iterate(epoch)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(epoch * steps + step, epochs * steps, settings.learning_rate)
-        value = loss(forward(batch.inputs), batch).mean()
+        logits = forward(batch.inputs)
+        values, gradient = loss(logits.detach(), batch)
         optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        logits.backward(gradient)
         optimizer.step()
-        total += value.detach()
+        total += values.mean()
         if time.monotonic() >= next_beat:
             next_beat = time.monotonic() + BEAT_SECONDS
             beat({"epoch": epoch, "epochs": epochs, "fraction": (epoch + step / steps) / epochs})

@@ -1,5 +1,6 @@
 """Small data, models and runs for tests."""
 
+import numpy as np
 import torch
 
 from raydistill.config import Config, TrainingConfig, build_config
@@ -48,3 +49,13 @@ def make_examples(count=400, classes=5, features=6, seed=0) -> Examples:
 def settings(**changes) -> TrainingConfig:
     """Training settings for blobs."""
     return TrainingConfig(**{"epochs": 5, "batch_size": 32, "learning_rate": 1e-2, **changes})
+
+
+def estimate_gradient(loss, logits, step=1e-5):
+    """Central differences of the mean of loss(logits), which returns values and their gradient; float64 (B, K)."""
+    estimate = torch.zeros_like(logits)
+    for place in np.ndindex(*logits.shape):
+        moved = torch.zeros_like(logits)
+        moved[place] = step
+        estimate[place] = (loss(logits + moved)[0].mean() - loss(logits - moved)[0].mean()) / (2 * step)
+    return estimate

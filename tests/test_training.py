@@ -8,13 +8,12 @@ import torch
 import torch.distributed as dist
 from builders import make_examples, settings
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from raydistill.batches import Batches, shuffle_rows
 from raydistill.data.arrays import Normalisation
 from raydistill.models import build_model
 from raydistill.scoring import Score, score_labels
-from raydistill.training import copy_weights, learning_rate_at, limit_norms, list_weights, train_model
+from raydistill.training import batch_label_loss, copy_weights, learning_rate_at, limit_norms, list_weights, train_model
 
 EXAMPLES = make_examples()
 FIT, HELD_OUT = torch.arange(300), torch.arange(300, 400)
@@ -28,7 +27,7 @@ def make_model(**options):
 
 def label_loss(logits, batch):
     assert logits.dtype == torch.float32
-    return cross_entropy(logits, batch.labels, reduction="none")
+    return batch_label_loss(logits, batch)
 
 
 def train(model, checkpoint=None, beat=lambda progress: None, patience=None, validate=None, **changes):

@@ -24,15 +24,16 @@ from raydistill.data.views import Views
 from raydistill.models import build_model
 from raydistill.scoring import Score, predict_logits
 from raydistill.specialists import Group, enriched_loss, sample_enriched
-from raydistill.stages.student import label_loss, soft_loss
+from raydistill.stages.student import soft_loss
 from raydistill.targets import SoftTargets, TargetsWriter
 from raydistill.teacher import average_log_probs
-from raydistill.training import Loss, train_model
+from raydistill.training import Loss, batch_label_loss, train_model
 
 BATCH = 256
 SHAPE = (28, 28)
 NORMALISATION = Normalisation(128.0, 74.0)
 SETTINGS = TrainingConfig()
+PASSES = 8  # of the package's training in a turn: what it does once, such as building the optimizer, counts for little
 
 
 def make_examples(rows: int, classes: int) -> Examples:
@@ -75,7 +76,7 @@ def bare_steps(network: nn.Module, examples: Examples, steps: int, device: torch
 
 
 def package_steps(network: nn.Module, batches: Batches, loss: Loss, device: torch.device) -> Work:
-    """A pass of the package's training, without validation; returns images."""
+    """PASSES of the package's training, without validation; returns images."""
 
     def work() -> float:
         train_model(
@@ -83,12 +84,12 @@ def package_steps(network: nn.Module, batches: Batches, loss: Loss, device: torc
             batches,
             loss,
             SETTINGS,
-            epochs=1,
+            epochs=PASSES,
             validate=lambda model: Score(0.0, 0.0),
             beat=lambda progress: None,
         )
         wait(device)
-        return batches.count_steps() * BATCH
+        return PASSES * batches.count_steps() * BATCH
 
     return work
 
@@ -143,7 +144,7 @@ def measure_steps(setup: Setup) -> Part:
 
 def measure_roles(name: str, classes: int, setup: Setup) -> list[Line]:
     """Generalist, specialist and student of one kind of network."""
-    steps, device = 32 if name == "mlp" else 12, setup.device
+    steps, device = 32 if name == "mlp" else 8, setup.device
     rows = torch.arange(steps * BATCH)
     examples = make_examples(len(rows), classes)
     members = torch.arange(classes // 8)
@@ -160,11 +161,11 @@ def measure_roles(name: str, classes: int, setup: Setup) -> list[Line]:
 
         shuffled = shuffle_rows(rows)
         roles: dict[str, tuple[Batches, Loss]] = {
-            "generalist": (batches(shuffled, 1), label_loss),
+            "generalist": (batches(shuffled, 1), batch_label_loss),
             "specialist": (batches(sampler, 1), enriched_loss(group, 1.0)),
             "student": (batches(shuffled, 0, views), soft_loss(targets, rows, 1.5, 0.5)),
         }
-        contenders = {"bare": bare_steps(make_network(name, {}, classes, device), examples, steps, device)}
+        contenders = {"bare": bare_steps(make_network(name, {}, classes, device), examples, PASSES * steps, device)}
         for role, (feed, loss) in roles.items():
             contenders[role] = package_steps(make_network(name, {}, classes, device), feed, loss, device)
         rates = take_turns(contenders, setup.rounds)

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from raydistill.data.arrays import shift_images
+from raydistill.data.arrays import take_images
 from raydistill.errors import ConfigError
 
 DEFAULT_VIEWS = 8
@@ -41,9 +41,13 @@ class Views:
         order = torch.rand(self.rows, len(moved), generator=generator).argsort(dim=1)[:, : self.count - 1]
         return torch.cat([torch.zeros(self.rows, 1, 2, dtype=torch.int8), moved[order]], dim=1)
 
+    def shifts(self, rows: Tensor, view: int) -> Tensor | None:
+        """Shifts (B, 2) of one view of the given rows (B,), down and right; None for the images as they are."""
+        return None if view == 0 else self._shifts[rows, view]
+
     def show(self, images: Tensor, rows: Tensor, view: int) -> Tensor:
         """One view of the images (B, ...) of the given rows (B,)."""
-        return images if view == 0 else shift_images(images, self._shifts[rows, view].long())
+        return take_images(images, torch.arange(len(images)), self.shifts(rows, view), images.device)
 
 
 def count_views(asked: int | None, pixels: int, input_shape: tuple[int, ...]) -> int:

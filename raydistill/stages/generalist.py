@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from raydistill.batches import Batches, shuffle_rows
 from raydistill.data.arrays import open_examples, read_split
@@ -16,7 +15,7 @@ from raydistill.run_folder import RunFolder
 from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
 from raydistill.stages.networks import build_generalist, count_passes, network_seed, train_once
-from raydistill.training import Progress, train_model
+from raydistill.training import Progress, batch_label_loss, train_model
 from raydistill.workers import choose_device, share_model, unwrap
 
 
@@ -60,7 +59,7 @@ def train_generalist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
         progress = train_model(
             model,
             batches,
-            lambda logits, batch: cross_entropy(logits, batch.labels, reduction="none"),
+            batch_label_loss,
             settings,
             epochs=count_passes(run, config, "generalist"),
             validate=score_labels(examples, read_split(run, "confuse")),

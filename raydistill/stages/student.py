@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from raydistill.batches import Batch, Batches, shuffle_rows
 from raydistill.biases import apply_biases, find_biases, find_scarce_classes, fit_biases
@@ -16,7 +15,7 @@ from raydistill.config import Config
 from raydistill.data.arrays import Examples, open_examples, read_split, read_transfer_rows
 from raydistill.execution import Beat, Job, SearchSpace, Trial
 from raydistill.files import read_json, write_json
-from raydistill.losses import distil
+from raydistill.losses import WithGradient
 from raydistill.models import find_output_layer
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import predict_logits, score_labels
@@ -25,7 +24,7 @@ from raydistill.stages.networks import Role, build_student, count_passes, networ
 from raydistill.stages.roles import list_students, student_teacher
 from raydistill.stages.teacher import build_views, open_targets
 from raydistill.targets import SoftTargets
-from raydistill.training import Loss, Progress, train_model
+from raydistill.training import Loss, Progress, batch_label_loss, train_model
 from raydistill.workers import choose_device
 
 
@@ -121,7 +120,7 @@ def train_student(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     run, name = RunFolder(Path(arguments["run_dir"])), arguments["name"]
     config = run.read_config()
     folder, teacher = run.student_folder(name), list_students(config)[name]
-    loss: Loss = label_loss
+    loss: Loss = batch_label_loss
     if teacher is not None:
         loss = cached_loss(run, teacher, arguments["temperature"], arguments["label_weight"])
     patience = config.student.labels_patience if teacher is None else None
@@ -200,11 +199,6 @@ def train_student_network(
     return model, progress
 
 
-def label_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy with the labels, (B,) nats."""
-    return cross_entropy(logits, batch.labels, reduction="none")
-
-
 def cached_loss(run: RunFolder, teacher: str, temperature: float, label_weight: float) -> Loss:
     """The run's `soft_loss` with the targets of a teacher."""
     return soft_loss(open_targets(run, teacher), read_transfer_rows(run), temperature, label_weight)
@@ -218,9 +212,8 @@ def soft_loss(targets: SoftTargets, rows: Tensor, temperature: float, label_weig
     position_of_row = torch.full((int(rows.max()) + 1,), -1, dtype=torch.int64)
     position_of_row[rows] = torch.arange(len(rows))
 
-    def loss(logits: Tensor, batch: Batch) -> Tensor:
+    def loss(logits: Tensor, batch: Batch) -> WithGradient:
         positions = batch.view * len(rows) + position_of_row[batch.rows]
-        softened = targets.soften(positions, temperature, logits.device)
-        return distil(logits, softened, batch.labels, temperature, label_weight)
+        return targets.distil(logits, positions, batch.labels, temperature, label_weight)
 
     return loss
