@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 from torch.overrides import TorchFunctionMode
 
-from raydistill import ensemble
+from raydistill import patterns
 from raydistill.ensemble import MAX_ACTIVE, choose_active, solve_ensemble
 
 
@@ -250,8 +250,8 @@ def test_impossible_classes_stay_finite():
 def test_chunks_do_not_change_the_answer(monkeypatch):
     case = draw_case(7, images=200)
     whole = case.solve(tolerance=1e-12)
-    monkeypatch.setattr(ensemble, "CHUNK_BYTES", 40_000)
-    assert ensemble._choose_chunk(case.members, case.active) < 20
+    monkeypatch.setattr(patterns, "CHUNK_BYTES", 40_000)
+    assert patterns._choose_chunk(case.members, case.active) < 20
     parts = case.solve(tolerance=1e-12)
     torch.testing.assert_close(parts.log_probs.exp(), whole.log_probs.exp(), atol=1e-5, rtol=0)
     assert parts.gap.max() <= 1e-12

@@ -21,9 +21,14 @@ _one_at_a_time = threading.Lock()  # numba's work queue ends the process when tw
 
 
 def compile_kernel(function: Callable[..., None]) -> Callable[..., None]:
-    """Decorator: compile a loop over `prange`, cached beside its file; it is called with tensors."""
+    """Decorator: compile a loop, in parallel where it says prange, cached beside its file; called with tensors."""
     compiled = numba.njit(
-        parallel=True, cache=True, nogil=True, error_model="numpy", fastmath=SUMS_IN_ANY_ORDER, boundscheck=False
+        parallel="prange" in function.__code__.co_names,
+        cache=True,
+        nogil=True,
+        error_model="numpy",
+        fastmath=SUMS_IN_ANY_ORDER,
+        boundscheck=False,
     )(function)
 
     @wraps(function)

@@ -7,7 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 
-f32, i32 = np.float32, np.int32
+f32, i32, u32 = np.float32, np.int32, np.uint32
 LOWEST = f32(-87.0)  # exp of it is 1.6e-38, float32's smallest with all digits
 _in_order = numba.njit(fastmath={"contract"}, error_model="numpy")  # the two parts of ln 2 must not be added up
 
@@ -49,3 +49,22 @@ def find_largest(values: Any) -> Any:
     for j in range(len(bits)):
         largest = max(largest, i32(bits[j] ^ ((bits[j] >> i32(31)) & i32(0x7FFFFFFF))))
     return i32(largest ^ ((largest >> i32(31)) & i32(0x7FFFFFFF))).view(np.float32)
+
+
+@_in_order
+def log32(x: Any) -> Any:
+    """log(x) of a normal float32 x > 0, to the last digits. Source: Moshier, Cephes library, logf."""
+    bits = f32(x).view(np.int32)
+    exponent = i32((bits - i32(0x3F3504F3)) >> i32(23))  # so that the rest is between √½ and √2
+    f = i32(bits - i32(exponent << i32(23))).view(np.float32) - f32(1.0)
+    series = f32(7.0376836292e-2)
+    series = series * f - f32(1.1514610310e-1)
+    series = series * f + f32(1.1676998740e-1)
+    series = series * f - f32(1.2420140846e-1)
+    series = series * f + f32(1.4249322787e-1)
+    series = series * f - f32(1.6668057665e-1)
+    series = series * f + f32(2.0000714765e-1)
+    series = series * f - f32(2.4999993993e-1)
+    series = series * f + f32(3.3333331174e-1)
+    whole = f32(exponent)
+    return series * f * f * f - whole * f32(2.12194440e-4) - f32(0.5) * f * f + f + whole * f32(0.693359375)
