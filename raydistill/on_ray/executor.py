@@ -46,6 +46,7 @@ class RayExecutor:
             gpus_per_job=gpus_per_job,
             lease_seconds=lease_seconds,
             elastic=elastic,
+            private=not self._session.joined,
         )
 
     def map(
