@@ -100,9 +100,11 @@ class JobFailed(Exception):
 
 
 class Executor(Protocol):
-    """Where jobs run. slots: how many at once."""
+    """Where jobs run."""
 
-    slots: int
+    @property
+    def slots(self) -> int:
+        """How many jobs run at once."""
 
     def map(
         self, function: Callable[[Item], Value], items: Sequence[Item], on_done: Callable[[int, int], None]

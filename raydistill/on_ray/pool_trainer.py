@@ -14,7 +14,6 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.train.v2.api.result import Result
 
 
 class IndependentWorkers(Backend):
@@ -55,7 +54,9 @@ class PoolTrainer(DataParallelTrainer):
             left_out += (PlacementGroupCleanerCallback,)
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, left_out)]
 
-    def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Result:
+    def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
         if self._private:
-            controller_init_kwargs["scaling_policy"] = FixedCluster(self.scaling_config)
+            controller_init_kwargs["scaling_policy"] = FixedCluster(
+                controller_init_kwargs["scaling_policy"].scaling_config
+            )
         return super()._initialize_and_run_controller(**controller_init_kwargs)
