@@ -111,6 +111,6 @@ def measure_search(setup: Setup) -> Part:
         ],
         [
             f"{trials} trials of at most {EPOCHS} passes against a grid of {TEMPERATURES} × {WEIGHTS} pairs, one value"
-            " a seed; the overhead is that of all of Ray's processes and of the driver, the start of the workers included",
+            " a seed; the overhead is that of all of Ray's processes and of the driver, starting workers included",
         ],
     )
