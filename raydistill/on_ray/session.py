@@ -28,7 +28,7 @@ SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's tables
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process fewer per run; a lost worker is replaced in any case
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default of 2 s delays the end of every run
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # the default of 2 s delays the end of every run
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in every process
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a failed trial's traceback travels with our JobFailed
