@@ -26,5 +26,6 @@ def replace_part(page: Path, head: str, name: str, text: str) -> None:
     write_text(page, "".join([head, *marked]))
 
 
-def _number(part: tuple[str, str]) -> int:
-    return int(part[1].removeprefix("## ").partition(".")[0])
+def _number(part: tuple[str, str]) -> tuple[int, str]:
+    number = part[1].removeprefix("## ").partition(".")[0]
+    return int(number.rstrip("abc")), number  # 4, 4b, 10

@@ -16,19 +16,16 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from benchmarks.cpu_meter import CpuMeter
 from raydistill.execution import Beat, Job, JobOutcome
 from raydistill.on_ray.executor import RayExecutor
 
 BASE_JOBS = 8
-SAMPLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -42,39 +39,6 @@ class Cost:
     own_cpu: float
     until_first_job: float
     after_last_job: float
-
-
-class CpuMeter:
-    """Adds up the CPU-seconds of this process and all its descendants, ended ones included."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[tuple[int, float], float] = {}
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._sample_until_stopped, daemon=True)
-        self._thread.start()
-
-    def read(self) -> float:
-        """CPU-seconds since the processes began."""
-        self._sample()
-        return sum(self._seconds.values())
-
-    def stop(self) -> None:
-        """End the sampling."""
-        self._stopped.set()
-        self._thread.join()
-
-    def _sample_until_stopped(self) -> None:
-        while not self._stopped.wait(SAMPLE_SECONDS):
-            self._sample()
-
-    def _sample(self) -> None:
-        me = psutil.Process()
-        for process in [me, *me.children(recursive=True)]:
-            try:
-                times = process.cpu_times()
-                self._seconds[process.pid, process.create_time()] = times.user + times.system
-            except psutil.NoSuchProcess:
-                continue
 
 
 def burn(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
@@ -129,11 +93,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         clock = time.perf_counter()
         executor = RayExecutor(Path(scratch))
+        slots = executor.slots  # starts Ray
         init = time.perf_counter() - clock
         costs = [
             measure_pool(executor, meter, count, options.steps) for count in (2, BASE_JOBS, BASE_JOBS + options.jobs)
         ]
-        summary = {"ray_init_wall": init, "slots": executor.slots, **compare(costs[1], costs[2], executor.slots)}
+        summary = {"ray_init_wall": init, "slots": slots, **compare(costs[1], costs[2], slots)}
         executor.close()
     meter.stop()
     for cost in costs:

@@ -100,9 +100,11 @@ class JobFailed(Exception):
 
 
 class Executor(Protocol):
-    """Where jobs run. slots: how many at once."""
+    """Where jobs run."""
 
-    slots: int
+    @property
+    def slots(self) -> int:
+        """How many jobs run at once."""
 
     def map(
         self, function: Callable[[Item], Value], items: Sequence[Item], on_done: Callable[[int, int], None]
@@ -163,8 +165,9 @@ def check_jobs(jobs: Sequence[Job]) -> None:
 
 def run_job(job: Job, beat: Beat, worker: str, attempts: int) -> JobOutcome:
     """Run a job's function in this process and measure it. Raises what the function raises."""
+    function = resolve_function(job.function)  # a process imports torch once: that is no job's time
     started, clock, cpu = time.time(), time.perf_counter(), time.process_time()
-    result = resolve_function(job.function)(job.arguments, beat)
+    result = function(job.arguments, beat)
     seconds, cpu_seconds = time.perf_counter() - clock, time.process_time() - cpu
     return JobOutcome(job.name, worker, started, seconds, cpu_seconds, attempts, result)
 

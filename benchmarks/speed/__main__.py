@@ -18,7 +18,11 @@ import torch
 from benchmarks.page import describe_making, replace_part
 from benchmarks.provenance import HERE
 from benchmarks.speed.measure import Line, Part, Setup
+from benchmarks.speed.pool import measure_pool
+from benchmarks.speed.run import measure_run
+from benchmarks.speed.search import measure_search
 from benchmarks.speed.solver import measure_solver
+from benchmarks.speed.stacked import measure_stacked
 from benchmarks.speed.training import measure_distillation, measure_steps
 from raydistill.files import read_json, write_json
 
@@ -46,6 +50,10 @@ CHAPTERS: dict[str, Chapter] = {
     "steps": Chapter("1. The training step", measure_steps),
     "distillation": Chapter("2. Distillation against the usual loop", measure_distillation),
     "solver": Chapter("3. Equation 5", measure_solver),
+    "pool": Chapter("4. The pool", measure_pool, quick=False),
+    "stacked": Chapter("4b. Several specialists at once in one worker", measure_stacked, quick=False),
+    "search": Chapter("5. The search", measure_search, quick=False),
+    "run": Chapter("8. The whole run", measure_run),
 }
 
 
@@ -56,7 +64,7 @@ def format_part(name: str, part: Part) -> str:
     for line in part.lines:
         met = "" if line.target is None else "yes" if line.target.holds(line.median) else "**no**"
         lines.append(f"| {line.name} | {line.target or '–'} | {line.figure()} | {line.spread()} | {met} |")
-    lines += ["", *(f"- {note}" for note in part.notes)]
+    lines += ["", *part.table, *([""] if part.table else []), *(f"- {note}" for note in part.notes)]
     return "\n".join([*lines, f"- `{made['command']}`; commit {made['commit']}; {made['machine']}, shared"])
 
 
@@ -111,7 +119,7 @@ def main() -> None:
         part = CHAPTERS[name].measure(setup)
         for line in part.lines:
             print(f"{line.figure():>12}  ({line.spread()})  {line.target or 'shown'}: {line.name}", flush=True)
-        for note in part.notes:
+        for note in (*part.table, *part.notes):
             print(f"  {note}", flush=True)
         if options.write:
             write_part(name, part)

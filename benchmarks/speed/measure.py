@@ -71,10 +71,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Part:
-    """What a part measured. notes: what explains it: profiles, and what was tried where a target is missed."""
+    """What a part measured. notes: what explains it: profiles, what was tried where one is missed. table: Markdown."""
 
     lines: Sequence[Line]
     notes: Sequence[str] = ()
+    table: Sequence[str] = ()
 
 
 def at_least(value: float) -> Target:

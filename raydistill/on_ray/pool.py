@@ -20,12 +20,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig
-from ray.train.backend import Backend, BackendConfig
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raydistill.execution import Job, JobEvent, JobFailed, JobOutcome
 from raydistill.leases import Failure
+from raydistill.on_ray.pool_trainer import IndependentConfig, PoolTrainer
 from raydistill.on_ray.queue import MAX_ATTEMPTS, start_queue
 from raydistill.on_ray.worker import work
 
@@ -36,7 +36,10 @@ RESIZE_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class PoolOptions:
-    """How a pool runs. elastic: go on with fewer workers when a node is lost, with more when one joins."""
+    """How a pool runs.
+
+    elastic: go on with fewer workers when a node is lost, with more when one joins; private: the cluster is ours alone.
+    """
 
     scratch: Path
     slots: int
@@ -44,21 +47,7 @@ class PoolOptions:
     gpus_per_job: float
     lease_seconds: float
     elastic: bool
-
-
-class IndependentWorkers(Backend):
-    """No process group, each worker sees its own GPUs alone; Ray Train replaces a dead worker without the others."""
-
-    has_replica_groups = True
-
-
-class IndependentConfig(BackendConfig):
-    """Chooses IndependentWorkers."""
-
-    @property
-    def backend_cls(self) -> type[Backend]:
-        """The class above."""
-        return IndependentWorkers
+    private: bool
 
 
 def run_pool(jobs: Sequence[Job], options: PoolOptions, on_event: Callable[[JobEvent], None]) -> list[JobOutcome]:
@@ -98,8 +87,9 @@ def run_trainer(
 def build_trainer(name: str, queue: Any, jobs: int, options: PoolOptions) -> DataParallelTrainer:
     """One Ray Train run with as many workers as jobs and slots allow."""
     workers = min(jobs, options.slots)
-    return DataParallelTrainer(
+    return PoolTrainer(
         work,
+        private=options.private,
         train_loop_config={"queue": queue, "lease_seconds": options.lease_seconds},
         backend_config=IndependentConfig(),
         scaling_config=ScalingConfig(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 import uuid
 import warnings
 from collections.abc import Callable
@@ -99,9 +100,10 @@ def make_trainable(function: str, arguments: dict[str, Any], epochs: int) -> Cal
     def run_trial(config: dict[str, Any]) -> None:
         # Measured: if the thread of a stopped trial outlives this (2 s by default), Tune 2.60 waits for ever.
         os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", "600")
+        job = resolve_function(function)
         beat = TuneBeat(epochs)
         with contextlib.suppress(StopTrial):
-            resolve_function(function)({**arguments, **config}, beat)
+            job({**arguments, **config}, beat)
         if beat.stopped:
             raise SystemExit(0)  # as Tune itself ends a thread; its wrapper would report a return, and wait for ever
 
@@ -112,7 +114,7 @@ class TuneBeat:
     """A Beat that reports each epoch's value to Tune and waits for its decision. stopped: the decision was to stop."""
 
     def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
+        self._epochs, self._began = epochs, time.monotonic()
         self.stopped = False
 
     def __call__(self, progress: dict[str, Any]) -> None:
@@ -121,7 +123,8 @@ class TuneBeat:
             return
         epoch = int(progress["epoch"])
         try:
-            tune.report({"value": float(progress["value"]), "epoch": epoch})
+            seconds = time.monotonic() - self._began
+            tune.report({"value": float(progress["value"]), "epoch": epoch, "seconds": seconds})
         except SystemExit:  # read in its source: report stops a function so, and only so can the actor be used again
             self.stopped = True
             if epoch < self._epochs:
@@ -130,11 +133,12 @@ class TuneBeat:
 
 @dataclass
 class Record:
-    """What is known of a trial. values: the metric by epoch; worker: host and process of its last epoch."""
+    """What is known of a trial. values: the metric by epoch; worker: who had its last epoch; seconds: until its end."""
 
     parameters: dict[str, float]
     values: dict[int, float] = field(default_factory=dict)
     worker: str = ""
+    seconds: float = 0.0
 
 
 class Recorder(tune.Callback):
@@ -161,6 +165,7 @@ class Recorder(tune.Callback):
         """An epoch ended."""
         record = self._find(trial)
         record.values[int(result["epoch"])] = float(result["value"])
+        record.seconds = float(result["seconds"])
         record.worker = f"{result.get('hostname', '')}:{result.get('pid', '')}"
         self._tell(trial, "running")
 
@@ -198,7 +203,7 @@ class Recorder(tune.Callback):
         epoch = max(record.values, default=0)
         progress: dict[str, Any] = {"epoch": epoch, "epochs": self._epochs, "fraction": epoch / self._epochs}
         if record.values:
-            progress["value"] = record.values[epoch]
+            progress |= {"value": record.values[epoch], "seconds": record.seconds}
         self._on_event(JobEvent(name_trial(place_of(trial)), state, record.worker, progress))
 
 

@@ -87,6 +87,11 @@ def start_ray(address: str | None = None, verbose: bool = False, cpus: int | Non
     return RaySession(joined=True, owned=True, added=added)
 
 
+def finds_cluster(address: str | None) -> bool:
+    """Whether start_ray joins a cluster: at `address`, at RAY_ADDRESS, or one that this process has initialised."""
+    return bool(address or os.environ.get("RAY_ADDRESS") or ray.is_initialized())
+
+
 def check_address(address: str) -> None:
     """Raise OSError at once if nothing listens at host:port; Ray would try 20 times 45 s (read in its source)."""
     host, _, port = address.removeprefix("ray://").rpartition(":")

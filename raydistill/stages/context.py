@@ -15,7 +15,7 @@ from raydistill.run_folder import RunFolder
 
 
 class Context:
-    """The surroundings of a stage. The executor starts (and Ray with it) when a stage first asks for it."""
+    """The surroundings of a stage. The executor starts when a stage first asks for it, a private Ray when jobs do."""
 
     def __init__(
         self, run: RunFolder, config: Config, display: Display, start_executor: Callable[[], Executor]
@@ -31,7 +31,6 @@ class Context:
     def executor(self) -> Executor:
         """Where jobs run."""
         if self._executor is None:
-            self.display.note("starting workers")
             self._executor = self._start_executor()
         return self._executor
 

@@ -23,6 +23,7 @@ from raydistill.stages.context import Context
 from raydistill.stages.networks import Role, build_student, count_passes, network_seed, train_once
 from raydistill.stages.roles import list_students, student_teacher
 from raydistill.stages.teacher import build_views, open_targets
+from raydistill.stages.timings import TrialTimes
 from raydistill.targets import SoftTargets
 from raydistill.training import Loss, Progress, batch_label_loss, train_model
 from raydistill.workers import choose_device
@@ -59,7 +60,8 @@ def try_pairs(context: Context, space: SearchSpace) -> list[Trial]:
     """The search itself, by the executor."""
     run, config = context.run, context.config
     settings, epochs = config.search, count_passes(run, config, "trial")
-    return context.executor.search(
+    times = TrialTimes(context.display.on_event)
+    trials = context.executor.search(
         f"{__name__}:train_trial",
         {"run_dir": str(run.path)},
         space,
@@ -68,8 +70,10 @@ def try_pairs(context: Context, space: SearchSpace) -> list[Trial]:
         grace_epochs=min(settings.grace_epochs, epochs),
         reduction_factor=settings.reduction_factor,
         seed=config.seed,
-        on_event=context.display.on_event,
+        on_event=times,
     )
+    write_json(run.timing_path("search"), times.records())
+    return trials
 
 
 def temperature_range(model: nn.Module, classes: int) -> tuple[float, float]:

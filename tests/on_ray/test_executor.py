@@ -38,6 +38,21 @@ def test_map_raises_what_the_function_raises(executor: RayExecutor) -> None:
         executor.map(int, ["1", "x"], lambda *_: None)
 
 
+def test_a_private_ray_does_not_start_for_short_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: Any) -> RaySession:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(executor_module, "finds_cluster", lambda address: False)
+    monkeypatch.setattr(executor_module, "start_ray", refuse)
+    seen: list[tuple[int, int]] = []
+    executor = RayExecutor(tmp_path / "scratch")
+    assert executor.map(functools.partial(pow, 2), [1, 2, 3], lambda *done: seen.append(done)) == [2, 4, 8]
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    with pytest.raises(ValueError, match="invalid literal"):
+        executor.map(int, ["1", "x"], lambda *_: None)
+    executor.close()
+
+
 def test_one_worker_on_this_machine_is_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(executor_module, "start_ray", lambda *_: RaySession(joined=False, owned=False))
     monkeypatch.setattr(executor_module, "count_slots", lambda *_, **__: 2)

@@ -18,7 +18,7 @@ from raydistill.on_ray.session import SETTINGS, RaySession, count_slots, start_r
 PRIVATE = """
 import os, sys
 before = dict(os.environ)
-from raydistill.execution import SearchSpace
+from raydistill.execution import Job, SearchSpace
 from raydistill.on_ray.executor import RayExecutor
 ours = {name: value for name, value in os.environ.items() if name not in before}  # Ray's import sets some
 executor = RayExecutor(sys.argv[1])
@@ -29,6 +29,8 @@ trials = executor.search(
     trials=2, epochs=2, grace_epochs=1, reduction_factor=2, seed=0, on_event=lambda event: None,
 )
 assert len(trials) == 2
+job = Job("sum", "on_ray.jobs_for_tests:add", {"folder": sys.argv[1] + "/marks", "a": 1, "b": 2}, 1.0)
+assert executor.run_jobs([job], lambda event: None)[0].result == {"sum": 3}
 executor.close()
 assert set(os.environ) - set(before | ours) <= {"PYTHONBREAKPOINT"}  # which Ray sets itself
 assert before.items() <= os.environ.items()
