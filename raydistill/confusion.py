@@ -64,15 +64,22 @@ def count_kept(examples: int, classes: int) -> int:
 def keep_probable(blocks: Iterable[Tensor], examples: int, kept: int | None = None) -> Predictions:
     """Keep the most probable classes of each example.
 
-    blocks: logits (n, K) of all examples in order; examples: N, of all blocks; kept: W, left out: see `count_kept`.
+    blocks: logits (n, K) of all examples in order; examples: N, of all blocks, at least 1; kept: W, left out: see
+    `count_kept`.
     """
-    parts, classes = [], 0
-    for block in blocks:
-        classes = block.shape[1]
-        parts += [_keep(part, kept or count_kept(examples, classes)) for part in block.split(max(1, BLOCK // classes))]
-    return Predictions(
-        np.concatenate([top for top, _ in parts]), np.concatenate([probs for _, probs in parts]), classes
-    )
+    parts = (part for block in blocks for part in block.split(max(1, BLOCK // block.shape[1])))
+    done, predictions = 0, None
+    for logits in parts:
+        if predictions is None:  # small results kept between large temporary ones would hold up all of their memory
+            shape = examples, kept or count_kept(examples, logits.shape[1])
+            predictions = Predictions(np.empty(shape, np.int32), np.empty(shape), logits.shape[1])
+        rows = slice(done, done := done + len(logits))
+        top = logits.topk(predictions.top.shape[1], dim=1).indices
+        predictions.top[rows] = top.numpy()
+        predictions.probs[rows] = logits.double().softmax(dim=1).gather(1, top).numpy()
+    if predictions is None or done != examples:
+        raise ValueError(f"{done} examples came, {examples} were announced")
+    return predictions
 
 
 def count_confusions(predictions: Predictions, labels: Tensor) -> Sparse:
@@ -133,12 +140,6 @@ def check_dense(grouping: GroupingConfig, classes: int) -> None:
                 f"grouping.{field}: {value!r} for {classes} classes is not allowed, because it needs a dense matrix"
                 f" (K, K): at most {MOST_DENSE_CLASSES} classes; give {others}"
             )
-
-
-def _keep(logits: Tensor, kept: int) -> tuple[Array, Array]:
-    top = logits.topk(kept, dim=1).indices
-    probs = logits.double().softmax(dim=1).gather(1, top)
-    return top.int().numpy(), probs.numpy()
 
 
 def _split(predictions: Predictions, size: int) -> Iterator[Predictions]:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
 from raydistill.confusion import Affinity, Predictions, build_affinity, measure_confusion, measure_covariance
@@ -102,12 +102,12 @@ def grow_groups(partition: Array, affinity: Sparse | Array, *, overlap: float, s
 
 def measure_mass_covered(members: Array, affinity: Sparse | Array) -> float:
     """Share of the confusion between pairs of classes that some group holds both of, from 0 to 1."""
-    affinity, groups_of_class = csr_array(affinity), csr_array(members.T, dtype=np.int32)
-    total, covered = affinity.sum(), 0.0
-    for start in range(0, len(members.T), 4096):  # all pairs of classes of a group at once would be too many
-        part = slice(start, start + 4096)
-        together = (groups_of_class[part] @ groups_of_class.T).astype(bool)
-        covered += affinity[part].multiply(together).sum()
+    pairs, groups_of_class = coo_array(affinity), np.packbits(members.T, axis=1)  # (K, M / 8)
+    total, covered = pairs.data.sum(), 0.0
+    for start in range(0, pairs.nnz, 2**20):
+        part = slice(start, start + 2**20)
+        together = (groups_of_class[pairs.row[part]] & groups_of_class[pairs.col[part]]).any(axis=1)
+        covered += pairs.data[part][together].sum()
     return float(covered / total) if total > 0 else 0.0
 
 

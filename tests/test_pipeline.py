@@ -247,6 +247,13 @@ def test_misfits_are_told_before_training(tmp_path, changes, error, told):
     run_quick(quick_config(tmp_path / "run"), until="groups")  # the corrected command goes on in the same folder
 
 
+def test_a_covariance_of_too_many_classes_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("raydistill.confusion.MOST_DENSE_CLASSES", 9)
+    with pytest.raises(ConfigError, match=r"grouping.method: 'kmeans' for 10 classes is not allowed"):
+        run_quick(quick_config(tmp_path / "run", grouping={"method": "kmeans"}))
+    assert set(RunFolder(tmp_path / "run").read_manifest()["stages"]) == {"data", "splits"}
+
+
 KILLED_DRIVER = """
 import os, signal, sys, time
 from builders import run_quick, whole_config
