@@ -79,7 +79,7 @@ def test_assignment_does_not_hang_on_the_rotation():
     "affinity", [draw_affinity(300, 9, inside=0.3)[0], csr_array((300, 300)), eye_array(300, k=150)]
 )
 def test_the_same_seed_gives_the_same_groups_bit_for_bit(affinity):
-    """Also where Lanczos' method breaks down and starts again, as it does when nothing is confused."""
+    """Also where nothing is confused, or classes only in pairs."""
     affinity = build_affinity(affinity)
     once, again = (cluster_spectral(affinity, 9, seed=5) for _ in range(2))
     np.testing.assert_array_equal(once, again)
