@@ -84,11 +84,13 @@ class GroupingConfig(Section):
     """How confused classes are put into groups."""
 
     affinity: Literal["soft", "hard", "covariance"] = "soft"
-    """soft: sums of probabilities by true class; hard: counts of predicted classes; covariance: needs no labels"""
+    """soft: sums of probabilities by true class; hard: counts of predicted classes; covariance: needs no labels;
+    for up to 8192 classes"""
     # Table 8 of benchmarks/RESULTS.md, points that specialists add: spectral 1.39, random 0.75, k-means 0.07
     method: Literal["spectral", "kmeans", "random"] = "spectral"
-    """spectral clustering of the affinity; the paper's k-means on the covariance's columns; random: spectral groups
-    whose classes are exchanged at random, a control that shows what knowing the confusions is worth"""
+    """spectral clustering of the affinity; the paper's k-means on the covariance's columns, for up to 8192
+    classes; random: spectral groups whose classes are exchanged at random, a control that shows what knowing the
+    confusions is worth"""
     # Table 8: 1.39; none 1.21, by the group's own size 1.36
     overlap: float = Field(0.5, ge=0, le=4)
     """each group grows by this share of its size, with the classes that it is most confused with"""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Array = NDArray[Any]
+Sparse = Any
+"""A scipy.sparse.csr_array: scipy brings no types."""
 
 
 @contextlib.contextmanager
@@ -56,6 +58,21 @@ def write_array(path: Path, array: Array) -> None:
     """Write one array as .npy."""
     with write_aside(path) as aside, open(aside, "wb") as file:
         np.save(file, array, allow_pickle=False)
+
+
+def write_sparse(path: Path, matrix: Sparse) -> None:
+    """Write one sparse matrix as .npz: the arrays of its parts."""
+    from scipy.sparse import save_npz
+
+    with write_aside(path) as aside:
+        save_npz(aside, matrix, compressed=False)
+
+
+def read_sparse(path: Path) -> Sparse:
+    """Read what `write_sparse` wrote."""
+    from scipy.sparse import csr_array, load_npz
+
+    return csr_array(load_npz(path))  # scipy allows no pickle here
 
 
 @contextlib.contextmanager

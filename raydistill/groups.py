@@ -1,6 +1,7 @@
 """Groups of confused classes, one for each specialist, and what can be said of them before the fan-out.
 
-Comes in: an affinity (K, K). Goes out: `members`, a boolean matrix (M, K); its coverage, stability and forecast.
+Comes in: an affinity (K, K), sparse or dense. Goes out: `members`, a boolean matrix (M, K); its coverage, stability
+and forecast.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from typing import Literal
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array, csr_array
 from torch import Tensor
 
-from raydistill.confusion import Affinity, build_affinity, measure_confusion, measure_covariance
+from raydistill.confusion import Affinity, Predictions, build_affinity, measure_confusion, measure_covariance
 from raydistill.errors import ConfigError
-from raydistill.files import Array
+from raydistill.files import Array, Sparse
+from raydistill.spectral import cluster_spectral
 
 Method = Literal["spectral", "kmeans", "random"]
 
@@ -36,21 +39,6 @@ def check_group_count(groups: int, classes: int) -> None:
         )
 
 
-def cluster_spectral(affinity: Array, groups: int, *, seed: int) -> Array:
-    """Partition classes by spectral clustering with `cluster_qr`. affinity: (K, K). Returns group numbers (K,).
-
-    Source: Ng, Jordan, Weiss 2001; assignment by pivoted QR: Damle, Minden, Ying 2019. A faint affinity of every class
-    with every other keeps the graph connected, which the method requires.
-    """
-    from sklearn.cluster import SpectralClustering
-
-    off_diagonal = len(affinity) * (len(affinity) - 1)
-    faint = 1e-6 * max(affinity.sum() / off_diagonal, 1e-12)
-    connected = affinity + faint * (1 - np.eye(len(affinity)))
-    model = SpectralClustering(groups, affinity="precomputed", assign_labels="cluster_qr", random_state=seed)
-    return model.fit_predict(connected)  # type: ignore[no-any-return]
-
-
 def cluster_covariance(covariance: Array, groups: int, *, seed: int) -> Array:
     """Partition classes by k-means on the covariance's columns. Source: Hinton, Vinyals, Dean 2015, section 5.3."""
     from sklearn.cluster import MiniBatchKMeans
@@ -60,7 +48,7 @@ def cluster_covariance(covariance: Array, groups: int, *, seed: int) -> Array:
 
 
 def group_classes(
-    affinity: Array,
+    affinity: Sparse | Array,
     groups: int,
     *,
     covariance: Array | None = None,
@@ -71,32 +59,34 @@ def group_classes(
 ) -> Array:
     """Overlapping groups of confused classes.
 
-    affinity: (K, K) symmetric, non-negative, zero diagonal. covariance: (K, K); if given, the paper's k-means on its
-    columns makes the partition instead of spectral clustering. overlap, size: see `grow_groups`. shuffle: exchange the
-    classes of the finished groups by one random permutation, a control with the same sizes and overlaps.
+    affinity: (K, K) symmetric, non-negative, zero diagonal; a scipy.sparse matrix or an array. covariance: (K, K); if
+    given, the paper's k-means on its columns makes the partition instead of spectral clustering. overlap, size: see
+    `grow_groups`. shuffle: exchange the classes of the finished groups by one random permutation, a control with the
+    same sizes and overlaps.
     Returns members, boolean (M, K), 2 <= M <= groups: empty clusters and repeated groups are dropped. Where all classes
     fall into one cluster (nothing is confused), they are cut in order into equal parts. Raises ConfigError for a wrong
     count.
     """
-    check_group_count(groups, len(affinity))
+    classes = affinity.shape[0]
+    check_group_count(groups, classes)
     if covariance is None:
         partition = cluster_spectral(affinity, groups, seed=seed)
     else:
         partition = cluster_covariance(covariance, groups, seed=seed)
     if len(np.unique(partition)) == 1:
-        partition = np.arange(len(affinity)) * groups // len(affinity)
+        partition = np.arange(classes) * groups // classes
     members = grow_groups(partition, affinity, overlap=overlap, size=size)
-    return members[:, np.random.default_rng(seed).permutation(len(affinity))] if shuffle else members
+    return members[:, np.random.default_rng(seed).permutation(classes)] if shuffle else members
 
 
-def grow_groups(partition: Array, affinity: Array, *, overlap: float, size: int | None = None) -> Array:
+def grow_groups(partition: Array, affinity: Sparse | Array, *, overlap: float, size: int | None = None) -> Array:
     """Let each group of a partition (K,) take in the classes that it is most confused with.
 
     partition: group numbers, at least 2 of them. overlap: growth as a share of the group's size; size: classes to grow
     to, instead. A group ends with 2 to K - 1 classes. Only classes with some confusion are taken, but for reaching 2.
     Returns members (M, K); groups that became the same are one.
     """
-    classes = len(partition)
+    classes, affinity = len(partition), csr_array(affinity)
     members = np.stack([partition == group for group in np.unique(partition)])
     for row in members:
         own = int(row.sum())
@@ -110,15 +100,19 @@ def grow_groups(partition: Array, affinity: Array, *, overlap: float, size: int 
     return members[np.sort(np.unique(members, axis=0, return_index=True)[1])]  # a twin would count double in equation 5
 
 
-def measure_mass_covered(members: Array, affinity: Array) -> float:
+def measure_mass_covered(members: Array, affinity: Sparse | Array) -> float:
     """Share of the confusion between pairs of classes that some group holds both of, from 0 to 1."""
-    together = (members.T.astype(np.float32) @ members.astype(np.float32)) > 0
-    total = affinity.sum()
-    return float(affinity[together].sum() / total) if total > 0 else 0.0
+    pairs, groups_of_class = coo_array(affinity), np.packbits(members.T, axis=1)  # (K, M / 8)
+    total, covered = pairs.data.sum(), 0.0
+    for start in range(0, pairs.nnz, 2**20):
+        part = slice(start, start + 2**20)
+        together = (groups_of_class[pairs.row[part]] & groups_of_class[pairs.col[part]]).any(axis=1)
+        covered += pairs.data[part][together].sum()
+    return float(covered / total) if total > 0 else 0.0
 
 
 def measure_stability(
-    logits: Tensor,
+    predictions: Predictions,
     labels: Tensor,
     groups: int,
     *,
@@ -134,11 +128,13 @@ def measure_stability(
     from sklearn.metrics import adjusted_rand_score
 
     def partition(rows: Tensor) -> Array:
-        part, part_labels = logits[rows], labels[rows]
+        part, part_labels = predictions[rows.numpy()], labels[rows]
         if method == "kmeans":
             return cluster_covariance(measure_covariance(part), groups, seed=seed)
         return cluster_spectral(build_affinity(measure_confusion(part, part_labels, affinity)), groups, seed=seed)
 
+    if not bootstraps:
+        return []
     generator = torch.Generator().manual_seed(seed)
     whole = partition(torch.arange(len(labels)))
     resampled = [torch.randint(len(labels), (len(labels),), generator=generator) for _ in range(bootstraps)]
@@ -159,22 +155,22 @@ class GroupForecast:
 
 
 def forecast_groups(
-    members: Array, logits: Tensor, labels: Tensor, fit_labels: Tensor, *, top_n: int, group_share: float
+    members: Array, predictions: Predictions, labels: Tensor, fit_labels: Tensor, *, top_n: int, group_share: float
 ) -> tuple[list[GroupForecast], float]:
     """Upper bounds of the gain in accuracy, group by group and for all groups together.
 
-    members: (M, K). logits: (N, K) and labels: (N,) of the confuse split. fit_labels: labels of the training rows.
-    A specialist can mend an error if it is asked (its classes meet the top_n predictions) and it knows the true class.
+    members: (M, K). predictions and labels (N,): of the confuse split. fit_labels: labels of the training rows.
+    A specialist can mend an error if it is asked (its classes meet the top_n predictions, as far as these were kept)
+    and it knows the true class.
     Returns the groups' forecasts and the accuracy that perfect specialists together could add. Raises ConfigError for a
     top_n above K, which equation 5 would refuse once all specialists are trained.
     """
-    if top_n > logits.shape[1]:
-        raise ConfigError(
-            f"ensemble.top_n: {top_n} for {logits.shape[1]} classes is not allowed; give 1 to {logits.shape[1]}"
-        )
+    classes = predictions.classes
+    if top_n > classes:
+        raise ConfigError(f"ensemble.top_n: {top_n} for {classes} classes is not allowed; give 1 to {classes}")
     known = torch.from_numpy(members)
-    wrong = logits.argmax(dim=1) != labels
-    top = logits.topk(top_n, dim=1).indices
+    top = torch.from_numpy(predictions.top[:, :top_n]).long()
+    wrong = top[:, 0] != labels
     fixable_by_any = torch.zeros(len(labels), dtype=torch.bool)
     forecasts = []
     for row in known:

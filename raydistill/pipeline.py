@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.config import Config
+from raydistill.confusion import MOST_PREDICTIONS
 from raydistill.data.sources import check_source, identify_source
 from raydistill.display import Display
 from raydistill.errors import ConfigError
@@ -39,7 +40,7 @@ PIPELINE = (
     Stage(
         "confusion",
         ("data", "splits", "generalist"),
-        lambda config: config.grouping.affinity,
+        lambda config: [config.grouping.affinity, MOST_PREDICTIONS],
         measure_confusions,
     ),
     Stage(

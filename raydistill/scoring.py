@@ -5,7 +5,7 @@ Comes in: a model, mapped examples, rows. Goes out: logits (N, K), or a `Score`;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -32,13 +32,18 @@ Validate = Callable[[nn.Module], Score]
 
 def predict_logits(model: nn.Module, x: Tensor, rows: Tensor | None = None, batch_size: int = PREDICT_BATCH) -> Tensor:
     """Logits of the given rows of x, (N, ...), in evaluation mode, as float32 (N, K) on the CPU."""
+    return torch.cat(list(predict_blocks(model, x, torch.arange(len(x)) if rows is None else rows, batch_size)))
+
+
+def predict_blocks(model: nn.Module, x: Tensor, rows: Tensor, batch_size: int = PREDICT_BATCH) -> Iterator[Tensor]:
+    """The same, a batch at a time, for logits larger than memory."""
     training, device = model.training, device_of(model)
     model.eval()
-    rows = torch.arange(len(x)) if rows is None else rows
-    with torch.inference_mode():
-        parts = [model(x.index_select(0, part).to(device)).float().cpu() for part in rows.split(batch_size)]
+    for part in rows.split(batch_size):
+        with torch.inference_mode():
+            logits = model(x.index_select(0, part).to(device)).float().cpu()
+        yield logits
     model.train(training)
-    return torch.cat(parts)
 
 
 def score_labels(examples: Examples, rows: Tensor) -> Validate:

@@ -7,13 +7,12 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from raydistill.confusion import build_affinity
+from raydistill.confusion import build_affinity, keep_probable
 from raydistill.errors import ConfigError
 from raydistill.groups import (
     check_group_count,
     choose_group_count,
     cluster_covariance,
-    cluster_spectral,
     forecast_groups,
     group_classes,
     grow_groups,
@@ -21,6 +20,7 @@ from raydistill.groups import (
     measure_stability,
     name_group,
 )
+from raydistill.spectral import cluster_spectral
 
 
 def plant(sizes, noise=0.02, seed=0):
@@ -119,7 +119,7 @@ def test_groups_are_usable_whatever_is_confused(kind, method, classes):
     """At least 2 groups, all different, of 2 to K - 1 classes, and each class in one."""
     for groups, overlap in itertools.product({2, max(2, classes // 2)}, (0.0, 0.5, 4.0)):
         affinity = draw_affinity(kind, classes, groups)
-        covariance = affinity - np.diag(affinity.sum(1)) if method == "kmeans" else None
+        covariance = affinity.toarray() - np.diag(affinity.sum(1)) if method == "kmeans" else None
         members = group_classes(affinity, groups, covariance=covariance, overlap=overlap)
         assert 2 <= len(np.unique(members, axis=0)) == len(members) <= groups
         assert 2 <= members.sum(1).min() <= members.sum(1).max() <= classes - 1
@@ -150,35 +150,36 @@ def test_mass_covered_counts_pairs():
 
 
 def draw_predictions(seed=0, examples=6000):
-    """Logits of a generalist that confuses 0-1-2, 3-4-5, and 6-7-8 among themselves."""
+    """Predictions of a generalist that confuses 0-1-2, 3-4-5, and 6-7-8 among themselves."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(9, (examples,), generator=generator)
     logits = torch.randn(examples, 9, generator=generator)
     logits[torch.arange(9)[None] // 3 == labels[:, None] // 3] += 4
-    return logits, labels
+    return keep_probable([logits], examples), labels
 
 
 @pytest.mark.parametrize("method", ["spectral", "kmeans"])
 def test_clear_groups_are_stable(method):
-    logits, labels = draw_predictions()
-    scores = measure_stability(logits, labels, 3, affinity="soft", method=method, bootstraps=4, seed=0)
+    predictions, labels = draw_predictions()
+    scores = measure_stability(predictions, labels, 3, affinity="soft", method=method, bootstraps=4, seed=0)
     assert scores == [1.0] * 4
 
 
 def test_noise_is_not_stable():
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(300, 12, generator=generator), torch.randint(12, (300,), generator=generator)
-    scores = measure_stability(logits, labels, 4, affinity="hard", method="spectral", bootstraps=4, seed=0)
+    predictions = keep_probable([logits], 300)
+    scores = measure_stability(predictions, labels, 4, affinity="hard", method="spectral", bootstraps=4, seed=0)
     assert np.mean(scores) < 0.5
 
 
 def test_forecast_counts_what_perfect_specialists_mend():
-    logits, labels = draw_predictions()
+    predictions, labels = draw_predictions()
     members = np.zeros((2, 9), bool)
     members[0, :3] = members[1, 2:6] = True
     fit_labels = torch.arange(9).repeat(10)
-    forecasts, together = forecast_groups(members, logits, labels, fit_labels, top_n=1, group_share=0.5)
-    predicted = logits.argmax(1)
+    forecasts, together = forecast_groups(members, predictions, labels, fit_labels, top_n=1, group_share=0.5)
+    predicted = predictions.top[:, 0]
     for row, forecast in zip(members, forecasts, strict=True):
         mended = [bool(row[p] and row[t] and p != t) for p, t in zip(predicted, labels, strict=True)]
         assert forecast.fixable == pytest.approx(np.mean(mended))
@@ -188,9 +189,9 @@ def test_forecast_counts_what_perfect_specialists_mend():
 
 
 def test_forecast_refuses_more_predictions_than_classes():
-    logits, labels = draw_predictions()
+    predictions, labels = draw_predictions()
     with pytest.raises(ConfigError, match=r"ensemble\.top_n: 10 for 9 classes is not allowed; give 1 to 9"):
-        forecast_groups(np.ones((2, 9), bool), logits, labels, labels, top_n=10, group_share=0.5)
+        forecast_groups(np.ones((2, 9), bool), predictions, labels, labels, top_n=10, group_share=0.5)
 
 
 def test_names_of_groups():

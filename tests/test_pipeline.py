@@ -60,7 +60,10 @@ def test_again_skips_everything(finished):
 
 def test_no_pickle_is_left(finished):
     suffixes = {path.suffix for path in finished.path.rglob("*") if path.is_file()}
-    assert suffixes <= {".json", ".npy", ".safetensors", ".html", ".lock", ""}
+    assert suffixes <= {".json", ".npy", ".npz", ".safetensors", ".html", ".lock", ""}
+    for path in finished.path.rglob("*.npz"):
+        with np.load(path, allow_pickle=False) as parts:
+            assert all(part.dtype != object for part in parts.values())  # reads each of them
 
 
 def test_a_changed_file_redoes_its_stage_and_what_depends_on_it(finished, tmp_path):
@@ -245,6 +248,13 @@ def test_misfits_are_told_before_training(tmp_path, changes, error, told):
     run = RunFolder(tmp_path / "run")
     assert set(run.read_manifest()["stages"]) == {"data", "splits"}
     run_quick(quick_config(tmp_path / "run"), until="groups")  # the corrected command goes on in the same folder
+
+
+def test_a_covariance_of_too_many_classes_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("raydistill.confusion.MOST_DENSE_CLASSES", 9)
+    with pytest.raises(ConfigError, match=r"grouping.method: 'kmeans' for 10 classes is not allowed"):
+        run_quick(quick_config(tmp_path / "run", grouping={"method": "kmeans"}))
+    assert set(RunFolder(tmp_path / "run").read_manifest()["stages"]) == {"data", "splits"}
 
 
 KILLED_DRIVER = """

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from builders import quick_config, run_quick
+from scipy.sparse import csr_array
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 
 from raydistill.errors import RunFolderError
@@ -706,9 +707,10 @@ def test_classes_come_in_group_order():
     affinity = np.zeros((5, 5))
     affinity[3, 1] = affinity[1, 3] = 5.0  # class 3 is in both groups, and confused with class 1
     affinity[0, 2] = affinity[2, 0] = 1.0
-    order, ends = order_classes(members, affinity)
-    assert order.tolist() == [0, 2, 1, 3, 4]
-    assert ends == [2, 4]
+    for given in (affinity, csr_array(affinity)):
+        order, ends = order_classes(members, given)
+        assert order.tolist() == [0, 2, 1, 3, 4]
+        assert ends == [2, 4]
 
 
 def test_errors_are_the_confusion_matrix_in_order_without_its_diagonal():

@@ -7,10 +7,20 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.sparse import random_array
 
 from raydistill.config import build_config
 from raydistill.errors import RunFolderError
-from raydistill.files import map_array, read_json, write_array, write_aside, write_json, write_mapped
+from raydistill.files import (
+    map_array,
+    read_json,
+    read_sparse,
+    write_array,
+    write_aside,
+    write_json,
+    write_mapped,
+    write_sparse,
+)
 from raydistill.run_folder import STAGES, RunFolder, list_changes
 
 
@@ -60,6 +70,21 @@ def test_pickled_arrays_are_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="Python objects"):
         map_array(tmp_path / "a.npy")
+
+
+def test_sparse_matrices_come_back_from_the_same_bytes(tmp_path):
+    matrix = random_array((40, 40), density=0.1, format="csr", rng=np.random.default_rng(0))
+    write_sparse(tmp_path / "a.npz", matrix)
+    write_sparse(tmp_path / "b.npz", matrix)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
+    np.testing.assert_array_equal(read_sparse(tmp_path / "a.npz").toarray(), matrix.toarray())
+
+
+def test_pickled_sparse_matrices_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", format=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="pickle"):
+        read_sparse(tmp_path / "a.npz")
 
 
 def test_object_arrays_are_not_written(tmp_path):

@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.page import describe_making, replace_part
 from benchmarks.provenance import HERE
+from benchmarks.speed.grouping import measure_grouping
 from benchmarks.speed.measure import Line, Part, Setup
 from benchmarks.speed.pool import measure_pool
 from benchmarks.speed.run import measure_run
@@ -54,6 +55,7 @@ CHAPTERS: dict[str, Chapter] = {
     "stacked": Chapter("4b. Several specialists at once in one worker", measure_stacked, quick=False),
     "search": Chapter("5. The search", measure_search, quick=False),
     "run": Chapter("8. The whole run", measure_run),
+    "grouping": Chapter("7. Grouping at scale", measure_grouping),
 }
 
 

@@ -20,6 +20,7 @@ from raydistill.report.answers import Answers
 from raydistill.report.table import CONTROLS, list_models
 from raydistill.report.verdict import PAID, format_p, name_classes
 from raydistill.run_folder import RunFolder
+from raydistill.stages.groups import read_affinity
 from raydistill.stages.networks import read_training
 from raydistill.stages.roles import STUDENT
 
@@ -83,7 +84,7 @@ def list_shown(teacher: str) -> list[str]:
 def read_order(run: RunFolder) -> tuple[Array, list[int]]:
     """Class numbers in the order of their groups, and where each group ends."""
     members = read_array(run.stage_folder("groups") / "members.npy")
-    return pictures.order_classes(members, read_array(run.stage_folder("confusion") / "affinity.npy"))
+    return pictures.order_classes(members, read_affinity(run))
 
 
 def read_histories(

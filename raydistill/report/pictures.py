@@ -17,8 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from scipy.sparse import csr_array
 
-from raydistill.files import Array
+from raydistill.files import Array, Sparse
 from raydistill.report.answers import Answers
 from raydistill.report.table import CONTROLS
 
@@ -64,12 +65,13 @@ History = Sequence[Mapping[str, float]]
 MOST_PIXELS = 500  # of a side of a confusion matrix; with more classes, several share one
 
 
-def order_classes(members: Array, affinity: Array) -> tuple[Array, list[int]]:
+def order_classes(members: Array, affinity: Sparse | Array) -> tuple[Array, list[int]]:
     """Class numbers in group order, and where each group ends; a class counts to the group it is most confused with.
 
-    members: boolean (M, K); affinity: (K, K). Classes of no group come last.
+    members: boolean (M, K); affinity: (K, K), sparse or dense. Classes of no group come last.
     """
-    pull = np.where(members, members.astype(np.float64) @ affinity + 1e-12, 0.0)
+    pull = (csr_array(members, dtype=np.float64) @ csr_array(affinity)).toarray()  # (M, K)
+    pull = np.where(members, pull + 1e-12, 0.0)
     home = np.where(members.any(axis=0), pull.argmax(axis=0), len(members))
     ends = np.cumsum(np.bincount(home, minlength=len(members)))[: len(members)]
     return np.argsort(home, kind="stable"), ends.tolist()

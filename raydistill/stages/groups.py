@@ -9,9 +9,16 @@ import numpy as np
 import torch
 
 from raydistill.config import Config
-from raydistill.confusion import build_affinity, measure_confusion, measure_covariance
+from raydistill.confusion import (
+    Predictions,
+    build_affinity,
+    check_dense,
+    keep_probable,
+    measure_confusion,
+    measure_covariance,
+)
 from raydistill.data.arrays import read_split
-from raydistill.files import Array, read_array, read_json, write_array, write_json
+from raydistill.files import Array, Sparse, read_array, read_json, read_sparse, write_array, write_json, write_sparse
 from raydistill.groups import (
     check_group_count,
     choose_group_count,
@@ -22,29 +29,40 @@ from raydistill.groups import (
     name_group,
 )
 from raydistill.run_folder import RunFolder
-from raydistill.scoring import predict_logits
+from raydistill.scoring import PREDICT_BATCH, predict_blocks
 from raydistill.specialists import Group
 from raydistill.stages.context import Context
 from raydistill.stages.networks import build_generalist, load_weights
 from raydistill.workers import choose_device
 
+MOST_LOGITS = 2**24  # of a batch: 64 MB
+
 
 def measure_confusions(context: Context) -> None:
-    """Write the generalist's logits on the confuse split, and the affinity between classes."""
+    """Write what the generalist thinks probable on the confuse split, and the affinity between classes."""
     run, config, examples = context.run, context.config, context.examples
     rows = read_split(run, "confuse")
     model = load_weights(build_generalist(run, config, examples), run.stage_folder("generalist")).to(choose_device())
-    logits = predict_logits(model, examples.x, rows)
+    batch_size = min(PREDICT_BATCH, max(1, MOST_LOGITS // examples.classes))
+    predictions = keep_probable(predict_blocks(model, examples.x, rows, batch_size), len(rows))
     folder = run.stage_folder("confusion")
-    write_array(folder / "logits.npy", logits.numpy())
-    confusion = measure_confusion(logits, examples.y[rows], config.grouping.affinity)
-    write_array(folder / "affinity.npy", build_affinity(confusion))
-    accuracy = float((logits.argmax(dim=1) == examples.y[rows]).double().mean())
-    context.display.note(f"generalist: {accuracy:.1%} right on the confuse split")
+    write_array(folder / "top.npy", predictions.top)
+    write_array(folder / "probs.npy", predictions.probs)
+    confusion = measure_confusion(predictions, examples.y[rows], config.grouping.affinity)
+    write_sparse(folder / "affinity.npz", build_affinity(confusion))
+    context.display.note(
+        f"generalist: {measure_accuracy(predictions, examples.y[rows]):.1%} right on the confuse split"
+    )
+
+
+def measure_accuracy(predictions: Predictions, labels: torch.Tensor) -> float:
+    """Share of the examples whose most probable class is right."""
+    return float(np.mean(predictions.top[:, 0] == labels.numpy()))
 
 
 def count_groups(config: Config, classes: int) -> int:
-    """Number of groups asked for, or the default. Raises ConfigError if there are too many for the classes."""
+    """Number of groups asked for, or the default. Raises ConfigError if groups, or a covariance, cannot be had."""
+    check_dense(config.grouping, classes)
     groups = config.specialists.groups or choose_group_count(classes)
     check_group_count(groups, classes)
     return groups
@@ -53,19 +71,18 @@ def count_groups(config: Config, classes: int) -> int:
 def find_groups(context: Context) -> None:
     """Write members.npy (M, K) and groups.json: coverage, stability, forecast."""
     run, config, grouping = context.run, context.config, context.config.grouping
-    logits = torch.from_numpy(read_array(run.stage_folder("confusion") / "logits.npy"))
-    affinity = read_array(run.stage_folder("confusion") / "affinity.npy")
+    predictions, affinity = read_predictions(run, context.examples.classes), read_affinity(run)
     count = count_groups(config, context.examples.classes)
     members = group_classes(
         affinity,
         count,
-        covariance=measure_covariance(logits) if grouping.method == "kmeans" else None,
+        covariance=measure_covariance(predictions) if grouping.method == "kmeans" else None,
         overlap=grouping.overlap,
         size=grouping.size,
         shuffle=grouping.method == "random",
         seed=config.seed,
     )
-    summary = {"asked": count, **describe_groups(context, members, affinity, logits)}
+    summary = {"asked": count, **describe_groups(context, members, affinity, predictions)}
     folder = run.stage_folder("groups")
     write_array(folder / "members.npy", members)
     write_json(folder / "groups.json", summary)
@@ -76,20 +93,20 @@ def find_groups(context: Context) -> None:
     )
 
 
-def describe_groups(context: Context, members: Array, affinity: Array, logits: torch.Tensor) -> dict[str, Any]:
-    """What can be said of groups before the fan-out. members: (M, K). logits: (N, K) of the confuse split."""
+def describe_groups(context: Context, members: Array, affinity: Sparse, predictions: Predictions) -> dict[str, Any]:
+    """What can be said of groups before the fan-out. members: (M, K). predictions: of the confuse split."""
     run, config, grouping = context.run, context.config, context.config.grouping
     labels = context.examples.y[read_split(run, "confuse")]
     forecasts, fixable = forecast_groups(
         members,
-        logits,
+        predictions,
         labels,
         context.examples.y[read_split(run, "fit")],
         top_n=config.ensemble.top_n,
         group_share=config.specialists.group_share,
     )
     stability = measure_stability(
-        logits,
+        predictions,
         labels,
         count_groups(config, context.examples.classes),
         affinity=grouping.affinity,
@@ -101,13 +118,24 @@ def describe_groups(context: Context, members: Array, affinity: Array, logits: t
         "mass_covered": measure_mass_covered(members, affinity),
         "groups_per_class": float(members.sum(axis=0).mean()),
         "stability": stability,
-        "accuracy": float((logits.argmax(dim=1) == labels).double().mean()),
+        "accuracy": measure_accuracy(predictions, labels),
         "fixable": fixable,
         "groups": [
             {"members": np.flatnonzero(row).tolist(), **asdict(forecast)}
             for row, forecast in zip(members, forecasts, strict=True)
         ],
     }
+
+
+def read_predictions(run: RunFolder, classes: int) -> Predictions:
+    """What the generalist thinks probable of each example of the confuse split."""
+    folder = run.stage_folder("confusion")
+    return Predictions(read_array(folder / "top.npy"), read_array(folder / "probs.npy"), classes)
+
+
+def read_affinity(run: RunFolder) -> Sparse:
+    """The affinity between classes, sparse (K, K)."""
+    return read_sparse(run.stage_folder("confusion") / "affinity.npz")
 
 
 def read_members(run: RunFolder) -> torch.Tensor:
