@@ -179,7 +179,7 @@ class TargetsConfig(Section):
     """classes stored for an image in the sparse form"""
     tail_rank: int | None = Field(None, ge=0)
     """numbers for each image, at most, that say in the sparse form how the rest's mass is spread over its classes; 0:
-    evenly; left out: 128, or an eighth of the number of classes"""
+    evenly; left out: 192, or an eighth of the number of classes"""
 
 
 class SearchConfig(Section):

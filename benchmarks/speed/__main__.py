@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.page import describe_making, replace_part
 from benchmarks.provenance import HERE
+from benchmarks.speed.cache import measure_cache
 from benchmarks.speed.measure import Line, Part, Setup
 from benchmarks.speed.solver import measure_solver
 from benchmarks.speed.training import measure_distillation, measure_steps
@@ -46,6 +47,7 @@ CHAPTERS: dict[str, Chapter] = {
     "steps": Chapter("1. The training step", measure_steps),
     "distillation": Chapter("2. Distillation against the usual loop", measure_distillation),
     "solver": Chapter("3. Equation 5", measure_solver),
+    "cache": Chapter("6. The cache of soft targets", measure_cache),
 }
 
 
