@@ -9,7 +9,7 @@ with one, those about which it is wrong where that matters.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, softmax
 
-from raydistill.files import Array, map_array, read_json, write_array, write_json, write_mapped
+from raydistill.files import Array, map_array, read_json, write_array, write_json, write_rows
 from raydistill.losses import soften
 from raydistill.tails import TailBasis, Tails, choose_classes, find_largest
 
@@ -136,7 +136,7 @@ class TargetsWriter:
         self.tail = tail if self.width < classes else None
         self._filled = 0
         self._files = ExitStack()
-        self._arrays: dict[str, Array] = {}
+        self._append: dict[str, Callable[[Array], object]] = {}
 
     def __enter__(self) -> TargetsWriter:
         for leftover in self.folder.glob("*"):
@@ -153,14 +153,14 @@ class TargetsWriter:
 
     def _open_part(self, name: str, dtype: Any, *columns: int) -> None:
         shape = (self.examples, *columns)
-        self._arrays[name] = self._files.enter_context(write_mapped(self.folder / f"{name}.npy", shape, dtype))
+        self._append[name] = self._files.enter_context(write_rows(self.folder / f"{name}.npy", shape, dtype))
 
     def append(self, log_probs: Tensor) -> None:
         """Store the next rows. log_probs: (n, K). Raises ValueError where they are NaN and not all are stored."""
         for block in log_probs.float().split(max(1, BLOCK_BYTES // (4 * self.classes))):
             parts = {"log_probs": _compress(block)} if self.width == self.classes else self._summarise(block)
             for name, part in parts.items():
-                self._arrays[name][self._filled : self._filled + len(block)] = part
+                self._append[name](part)
             self._filled += len(block)
 
     def _summarise(self, log_probs: Tensor) -> dict[str, Array]:

@@ -31,7 +31,11 @@ IMAGES = 100_000  # over which the tail's basis is shared out in the bytes of an
 SETTINGS = TargetsConfig()
 NOTES = (
     "Both kinds of file are written aside, flushed (fsync) and renamed, and before each reading the system is told to"
-    " forget their pages (posix_fadvise, DONTNEED).",
+    " forget their pages (posix_fadvise, DONTNEED). The files are of 131,072 images (quick: 32,768).",
+    "With a tail, the arithmetic and not the disk is what writing takes: two products with the basis, a fifth of the rest"
+    " for choosing and summing. Spread evenly (targets.tail_rank 0) it is 41 µs an image, 1.4 GB/s of log-probabilities.",
+    "The mean of several seeds' probabilities is no affine function of anything: its logarithm bends between the members,"
+    " and misses the goal with any rank that pays.",
 )
 
 
