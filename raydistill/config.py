@@ -176,9 +176,12 @@ class TargetsConfig(Section):
     out: 8 where student.shift is above 0, else 1. The first view is the image as it is"""
 
     dense_classes: int = Field(1024, ge=2)
-    """up to so many classes, every log-probability is stored; above, the most probable and the rest's mass"""
+    """up to so many classes, every log-probability is stored; above, the most important ones and the rest's mass"""
     top_k: int = Field(128, ge=2)
     """classes stored for an image in the sparse form"""
+    tail_rank: int | None = Field(None, ge=0)
+    """numbers for each image, at most, that say in the sparse form how the rest's mass is spread over its classes; 0:
+    evenly; left out: 192 above 4096 classes, else 0, because their product with a basis takes a part of each step"""
 
 
 class SearchConfig(Section):

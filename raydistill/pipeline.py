@@ -31,7 +31,13 @@ from raydistill.stages.networks import build_generalist, build_student
 from raydistill.stages.roles import has_specialists, wants_stage
 from raydistill.stages.specialists import run_specialists
 from raydistill.stages.student import check_repair, run_search, run_students
-from raydistill.stages.teacher import build_views, cache_targets, evaluate_ensemble, select_transfer_rows
+from raydistill.stages.teacher import (
+    build_views,
+    cache_targets,
+    choose_tail_rank,
+    evaluate_ensemble,
+    select_transfer_rows,
+)
 
 PIPELINE = (
     Stage("data", (), identify_source, prepare_data),
@@ -169,7 +175,7 @@ def run_stage(context: Context, stage: Stage, names: Sequence[str]) -> None:
 
 
 def check_fit(context: Context) -> None:
-    """Whether models, groups, transfer set and views fit the data. Raises ModelError or ConfigError."""
+    """Whether models, groups, transfer set, views and targets fit the data. Raises ModelError or ConfigError."""
     if has_specialists(context.config):
         count_groups(context.config, context.examples.classes)
     build_generalist(context.run, context.config, context.examples)
@@ -177,6 +183,7 @@ def check_fit(context: Context) -> None:
     transfer = select_transfer_rows(context.run, context.config, context.examples)
     check_repair(context.run, context.config, context.examples, student, transfer)
     build_views(context.config, context.examples)
+    choose_tail_rank(context.config.targets, context.examples.classes)
 
 
 def to_json(value: Any) -> Any:

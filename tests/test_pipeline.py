@@ -128,6 +128,24 @@ def test_cache_holds_what_the_ensemble_says(finished):
     torch.testing.assert_close(targets.read(torch.arange(40)).exp(), said.exp(), atol=2e-3, rtol=1e-2)
 
 
+def test_sparse_caches_have_a_tail_for_each_teacher(tmp_path):
+    sparse = {"dense_classes": 2, "top_k": 3, "tail_rank": 9}
+    run = run_quick(whole_config(tmp_path / "run", targets=sparse), until="targets")
+    for teacher in ("ensemble", "generalist", "seeds"):
+        targets = SoftTargets.open(run.stage_folder("targets") / teacher)
+        assert targets.log_probs.shape[1] == 3
+        assert 1 <= targets.tails.basis.rank <= 9
+    rows, examples = read_transfer_rows(run)[:40], open_examples(run)
+    said = raydistill.load_ensemble(run.path)(examples.x[rows])
+    cached = SoftTargets.open(run.stage_folder("targets") / "ensemble").read(torch.arange(40))
+    torch.testing.assert_close(cached.exp(), said.exp(), atol=2e-2, rtol=2e-2)
+
+
+def test_more_directions_than_classes_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"targets.tail_rank: 10 is not allowed with 10 classes; give 0 to 9"):
+        run_quick(quick_config(tmp_path, targets={"dense_classes": 2, "top_k": 3, "tail_rank": 10}), until="generalist")
+
+
 def test_views_are_cached_with_the_answer_to_each(finished):
     config, examples, rows = finished.read_config(), open_examples(finished), read_transfer_rows(finished)
     views, teacher = build_views(config, examples), raydistill.load_ensemble(finished.path)

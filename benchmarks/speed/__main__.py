@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.page import describe_making, replace_part
 from benchmarks.provenance import HERE
+from benchmarks.speed.cache import measure_cache
 from benchmarks.speed.grouping import measure_grouping
 from benchmarks.speed.measure import Line, Part, Setup
 from benchmarks.speed.pool import measure_pool
@@ -54,8 +55,9 @@ CHAPTERS: dict[str, Chapter] = {
     "pool": Chapter("4. The pool", measure_pool, quick=False),
     "stacked": Chapter("4b. Several specialists at once in one worker", measure_stacked, quick=False),
     "search": Chapter("5. The search", measure_search, quick=False),
-    "run": Chapter("8. The whole run", measure_run),
+    "cache": Chapter("6. The cache of soft targets", measure_cache),
     "grouping": Chapter("7. Grouping at scale", measure_grouping),
+    "run": Chapter("8. The whole run", measure_run),
 }
 
 

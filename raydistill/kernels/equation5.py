@@ -132,7 +132,7 @@ def _build_table(
     spare: Any,
     bits: Any,
     outside: Any,
-) -> tuple[int, int]:
+) -> Any:
     """Find the cells and patterns of a set of groups, by refinement: each group splits the patterns found so far.
 
     Fills cell_class and cell_pattern (cells,); cell_of: the cell of each group's classes, one group after the other;

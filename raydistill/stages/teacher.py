@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from raydistill.batches import mix_seed
-from raydistill.config import Config
+from raydistill.config import Config, TargetsConfig
 from raydistill.data.arrays import Examples, read_split
 from raydistill.data.transfer import choose_transfer_rows
 from raydistill.data.views import Views, count_views
+from raydistill.errors import ConfigError
 from raydistill.files import write_array, write_json
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import share_score
@@ -22,7 +23,8 @@ from raydistill.stages.context import Context
 from raydistill.stages.groups import read_group, read_members
 from raydistill.stages.networks import build_generalist, load_weights
 from raydistill.stages.roles import has_seeds, has_specialists, list_teachers, student_teacher
-from raydistill.targets import SoftTargets, TargetsWriter, measure_kl_lost
+from raydistill.tails import TailBasis, fit_tail
+from raydistill.targets import SoftTargets, TargetsWriter, measure_kl_lost, stored_classes
 from raydistill.teacher import Ensemble, SeedEnsemble, TeacherAnswers, Teachers
 from raydistill.workers import choose_device
 
@@ -30,6 +32,9 @@ BLOCK_BYTES = 2**24  # of float32 log-probabilities at once; measured: a quarter
 # times as long with 61 specialists
 REPORTED_TEMPERATURES = (1.0, 2.0, 5.0, 20.0)
 CHECKED_ROWS = 2000  # on which the KL lost by storing is measured
+TAIL_RANK = 192  # at most; measured with 14,825 classes and networks of 192 units: 128 lose 5e-4 nats, 96 1e-2
+EVEN_CLASSES = 4096  # up to so many, tails are even: measured with 2965, rank 192 is 0.45 of a step of 96 units
+TAIL_IMAGES = 2048  # that tails are fitted to
 TRANSFER_STREAM, VIEWS_STREAM = 4, 5  # of the run's seed
 
 
@@ -112,17 +117,55 @@ def cache_targets(context: Context) -> None:
     folder, rows = run.stage_folder("targets"), select_transfer_rows(run, config, examples)
     write_array(folder / "rows.npy", rows.numpy())
     teachers, views = load_teachers(run, config, examples), build_views(config, examples)
+    tails = _fit_tails(context, teachers, views, rows)
     total, done = views.count * len(rows), 0
     with ExitStack() as files:
-        writers = {name: files.enter_context(_open_writer(context, name, total)) for name in list_teachers(config)}
+        writers = {name: files.enter_context(_open_writer(context, name, total, tails[name])) for name in tails}
         for view in range(views.count):
-            for part in split_blocks(rows, examples):
-                answers = teachers.answer(views.show(examples.x[part], part, view), torch.arange(len(part)))
+            for part, answers in _answer_view(teachers, examples, views, view, rows):
                 for name, writer in writers.items():
                     writer.append(answers.log_probs[name])
                 done += len(part)
                 context.display.update(done / total, f"soft targets of {done:,} of {total:,} images")
     write_json(folder / "cache.json", _measure_cache(context, teachers, rows, total))
+
+
+def _answer_view(
+    teachers: Teachers, examples: Examples, views: Views, view: int, rows: Tensor
+) -> Iterator[tuple[Tensor, TeacherAnswers]]:
+    """As `answer_blocks`, of a view of the rows."""
+    for part in split_blocks(rows, examples):
+        yield part, teachers.answer(views.show(examples.x[part], part, view), torch.arange(len(part)))
+
+
+def choose_tail_rank(settings: TargetsConfig, classes: int) -> int:
+    """The most coefficients of an image; 0 for none. Raises ConfigError for more than there can be."""
+    if stored_classes(classes, settings.dense_classes, settings.top_k) == classes:
+        return 0
+    if settings.tail_rank is None:
+        return TAIL_RANK if classes > EVEN_CLASSES else 0
+    if settings.tail_rank >= classes:
+        raise ConfigError(
+            f"targets.tail_rank: {settings.tail_rank} is not allowed with {classes} classes; give 0 to {classes - 1}"
+        )
+    return settings.tail_rank
+
+
+def _fit_tails(context: Context, teachers: Teachers, views: Views, rows: Tensor) -> dict[str, TailBasis | None]:
+    """Each teacher's tail, fitted to its answers to images that are spread evenly over all views of the rows."""
+    config, examples = context.config, context.examples
+    names, rank = list_teachers(config), choose_tail_rank(config.targets, examples.classes)
+    if rank == 0:
+        return dict.fromkeys(names)
+    total = views.count * len(rows)
+    positions = torch.arange(min(TAIL_IMAGES, total)) * total // min(TAIL_IMAGES, total)
+    answers: dict[str, list[Tensor]] = {name: [] for name in names}
+    for view in range(views.count):
+        chosen = rows[positions[positions // len(rows) == view] % len(rows)]
+        for _, block in _answer_view(teachers, examples, views, view, chosen):
+            for name in names:
+                answers[name].append(block.log_probs[name])
+    return {name: fit_tail(torch.cat(answers.pop(name)), rank) for name in names}
 
 
 def _measure_cache(context: Context, teachers: Teachers, rows: Tensor, total: int) -> dict[str, Any]:
@@ -163,7 +206,7 @@ def open_targets(run: RunFolder, teacher: str) -> SoftTargets:
     return SoftTargets.open(targets_folder(run, teacher))
 
 
-def _open_writer(context: Context, teacher: str, examples: int) -> TargetsWriter:
+def _open_writer(context: Context, teacher: str, examples: int, tail: TailBasis | None) -> TargetsWriter:
     settings = context.config.targets
     return TargetsWriter(
         targets_folder(context.run, teacher),
@@ -171,4 +214,5 @@ def _open_writer(context: Context, teacher: str, examples: int) -> TargetsWriter
         classes=context.examples.classes,
         dense_classes=settings.dense_classes,
         top_k=settings.top_k,
+        tail=tail,
     )
