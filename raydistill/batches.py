@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raydistill.data.arrays import Examples, draw_shifts, take_images
+from raydistill.data.arrays import Examples, draw_shifts, prepare_images
 from raydistill.data.views import Views
 from raydistill.workers import worker_rank
 
@@ -57,18 +57,21 @@ class Batches:
     def iterate(self, epoch: int) -> Iterator[Batch]:
         """Whole batches of an epoch; with several workers, this worker's share of each."""
         rank, world = worker_rank()
-        shift_generator = self._generator(epoch, 1 + rank)
         rows, view = self.rows_of(epoch), epoch % self.views.count if self.views else 0
-        size = self._size(len(rows))
+        shifts = self._shifts_of(rows, view, self._generator(epoch, 1))
+        take, size = prepare_images(self.examples.x, self.device), self._size(len(rows))
         for start in range(0, len(rows) - size + 1, size):
-            mine = rows[start + rank : start + size : world]
-            if self.views is not None:
-                shifts = self.views.shifts(mine, view)
-            else:
-                shifts = draw_shifts(len(mine), self.shift, shift_generator) if self.shift else None
-            inputs = take_images(self.examples.x, mine, shifts, self.device)
-            labels = self.examples.y[mine].to(self.device, non_blocking=True)
+            here = slice(start + rank, start + size, world)
+            mine = rows[here]
+            inputs = take(mine, shifts if shifts is None else shifts[here])
+            labels = self.examples.y.index_select(0, mine).to(self.device, non_blocking=True)
             yield Batch(mine, inputs, labels, view)
+
+    def _shifts_of(self, rows: Tensor, view: int, generator: torch.Generator) -> Tensor | None:
+        """Shifts (N, 2) of an epoch's rows (N,), in their order, if any."""
+        if self.views is not None:
+            return self.views.shifts(rows, view)
+        return draw_shifts(len(rows), self.shift, generator) if self.shift else None
 
     def count_steps(self) -> int:
         """Steps in an epoch."""

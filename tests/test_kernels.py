@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import log_softmax, softmax
 
-from raydistill.data.arrays import shift_images, take_images
+from raydistill.data.arrays import prepare_images, shift_images
 from raydistill.kernels import launch, numbers
 from raydistill.kernels.launch import compile_kernel, has_kernels
 from raydistill.losses import distil, label_loss
@@ -105,9 +105,9 @@ def test_images_are_taken_and_shifted_as_by_operations(shape, dtype):
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(1, 200, (20, *shape), generator=generator).to(dtype)
     rows = torch.randint(20, (30,), generator=generator)
-    shifts = torch.randint(-9, 10, (30, 2), generator=generator, dtype=torch.int8)  # some leave nothing of the image
-    taken = take_images(images, rows, shifts, CPU)
-    assert torch.equal(taken, shift_images(images[rows], shifts.long()))
+    shifts = torch.randint(-9, 10, (30, 2), generator=generator)  # some leave nothing of the image
+    taken = prepare_images(images, CPU)(rows, shifts)
+    assert torch.equal(taken, shift_images(images[rows], shifts))
 
 
 def test_results_do_not_depend_on_the_threads():

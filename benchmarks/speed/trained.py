@@ -29,8 +29,7 @@ from raydistill.models import build_model
 from raydistill.scoring import Score, predict_logits
 from raydistill.specialists import Group, enriched_loss, sample_enriched
 from raydistill.stages.specialists import choose_shift, part_rows
-from raydistill.stages.student import label_loss
-from raydistill.training import Loss, train_model
+from raydistill.training import Loss, batch_label_loss, train_model
 
 GROUPS, GROUP_SIZE = 4, 260  # of the specialists
 PASSES, SECOND_PASSES, SPECIALIST_PASSES = 4, 2, 6
@@ -64,8 +63,8 @@ def train_answers(file: Path, classes: int, images: int) -> Answers:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(os.environ.get("RAYDISTILL_NETS", scratch)) / str(examples.classes)
         everything = shuffle_rows(torch.arange(len(order)))
-        first = _train(folder / "first", examples, everything, label_loss, SETTINGS, PASSES, 1)
-        second = _train(folder / "second", examples, everything, label_loss, SETTINGS, SECOND_PASSES, 2)
+        first = _train(folder / "first", examples, everything, batch_label_loss, SETTINGS, PASSES, 1)
+        second = _train(folder / "second", examples, everything, batch_label_loss, SETTINGS, SECOND_PASSES, 2)
         members = _find_groups(folder / "members.npy", first, examples, order[-2048:])
         specialists = [
             _train_specialist(folder / f"specialist{index}", examples, group, first, index)

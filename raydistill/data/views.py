@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from raydistill.data.arrays import take_images
+from raydistill.data.arrays import prepare_images
 from raydistill.errors import ConfigError
 
 DEFAULT_VIEWS = 8
@@ -43,11 +43,11 @@ class Views:
 
     def shifts(self, rows: Tensor, view: int) -> Tensor | None:
         """Shifts (B, 2) of one view of the given rows (B,), down and right; None for the images as they are."""
-        return None if view == 0 else self._shifts[rows, view]
+        return None if view == 0 else self._shifts[rows, view].long()
 
     def show(self, images: Tensor, rows: Tensor, view: int) -> Tensor:
         """One view of the images (B, ...) of the given rows (B,)."""
-        return take_images(images, torch.arange(len(images)), self.shifts(rows, view), images.device)
+        return prepare_images(images, images.device)(torch.arange(len(images)), self.shifts(rows, view))
 
 
 def count_views(asked: int | None, pixels: int, input_shape: tuple[int, ...]) -> int:

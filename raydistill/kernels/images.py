@@ -11,16 +11,17 @@ from raydistill.kernels.launch import compile_kernel, compile_part
 
 @compile_kernel
 def take_shifted(images: Any, rows: Any, shifts: Any, length: int, step: int, out: Any) -> None:
-    """Fill out (B, C, numbers) with images (N, C, numbers) of the given rows (B,), each shifted by its own pixels.
+    """Fill out (B, ...) with images (N, C, numbers) of the given rows (B,), each shifted by its own pixels.
 
     shifts: (B, 2), down and right; length: numbers in a line of the image; step: from a pixel to the next. What enters
     is zero. A shifted image is the flat one begun elsewhere, but for the columns that enter.
     """
-    for i in prange(len(out)):
+    batch = out.reshape((len(out), images.shape[1], images.shape[2]))
+    for i in prange(len(batch)):
         right = min(max(shifts[i, 1] * step, -length), length)
         offset = shifts[i, 0] * length + right
-        for c in range(out.shape[1]):
-            shifted, image = out[i, c], images[rows[i], c]
+        for c in range(images.shape[1]):
+            shifted, image = batch[i, c], images[rows[i], c]
             if offset >= 0:
                 shifted[:offset] = 0
                 _copy(image[: len(image) - offset], shifted[offset:])

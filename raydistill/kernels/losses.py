@@ -13,6 +13,8 @@ from numba import prange
 from raydistill.kernels.launch import compile_kernel, compile_part
 from raydistill.kernels.numbers import exp32, f32, find_largest, widen_half
 
+PARTS = 16  # of a batch, each with memory of its own, shared out to threads
+
 
 @compile_part
 def _exponentiate(values: Any, scale: Any) -> tuple[Any, Any]:
@@ -110,18 +112,19 @@ def distil_rows(
     logits: Any, targets: Any, labels: Any, temperature: float, label_weight: float, loss: Any, gradient: Any
 ) -> None:
     """What `losses.distil` says, with softened targets (B, K)."""
-    for i in prange(len(logits)):
+    for part in prange(PARTS):
         spare = np.empty(logits.shape[1], np.float32)
-        loss[i] = _distil_row(
-            logits[i],
-            targets[i],
-            labels[i],
-            f32(temperature),
-            f32(label_weight),
-            f32(1.0 / len(logits)),
-            spare,
-            gradient[i],
-        )
+        for i in range(part * len(logits) // PARTS, (part + 1) * len(logits) // PARTS):
+            loss[i] = _distil_row(
+                logits[i],
+                targets[i],
+                labels[i],
+                f32(temperature),
+                f32(label_weight),
+                f32(1.0 / len(logits)),
+                spare,
+                gradient[i],
+            )
 
 
 @compile_kernel
@@ -136,25 +139,26 @@ def distil_dense_rows(
     gradient: Any,
 ) -> None:
     """The same with stored targets of all classes. values: (N, K) halves; positions: (B,) rows of them."""
-    for i in prange(len(logits)):
+    for part in prange(PARTS):
         spare, targets = np.empty(logits.shape[1], np.float32), np.empty(logits.shape[1], np.float32)
-        stored = values[positions[i]]
-        for j in range(len(targets)):
-            targets[j] = widen_half(stored[j])
-        _, total = _exponentiate(targets, f32(1.0 / temperature))
-        inverse = f32(1.0) / total
-        for j in range(len(targets)):
-            targets[j] *= inverse
-        loss[i] = _distil_row(
-            logits[i],
-            targets,
-            labels[i],
-            f32(temperature),
-            f32(label_weight),
-            f32(1.0 / len(logits)),
-            spare,
-            gradient[i],
-        )
+        for i in range(part * len(logits) // PARTS, (part + 1) * len(logits) // PARTS):
+            stored = values[positions[i]]
+            for j in range(len(targets)):
+                targets[j] = widen_half(stored[j])
+            _, total = _exponentiate(targets, f32(1.0 / temperature))
+            inverse = f32(1.0) / total
+            for j in range(len(targets)):
+                targets[j] *= inverse
+            loss[i] = _distil_row(
+                logits[i],
+                targets,
+                labels[i],
+                f32(temperature),
+                f32(label_weight),
+                f32(1.0 / len(logits)),
+                spare,
+                gradient[i],
+            )
 
 
 @compile_kernel
@@ -171,27 +175,28 @@ def distil_sparse_rows(
     gradient: Any,
 ) -> None:
     """The same with stored targets of k classes, class_ids (N, k); rest: (N,) log of the mass of all others."""
-    for i in prange(len(logits)):
+    for part in prange(PARTS):
         spare, targets = np.empty(logits.shape[1], np.float32), np.empty(logits.shape[1], np.float32)
-        place, others = positions[i], len(targets) - values.shape[1]
         stored = np.empty(values.shape[1] + 1, np.float32)
-        for k in range(values.shape[1]):
-            stored[k] = widen_half(values[place, k])
-        stored[-1] = rest[place] - f32(np.log(others))
-        _, total = _exponentiate(stored, f32(1.0 / temperature))
-        inverse = f32(1.0) / (total + (others - 1) * stored[-1])
-        even = stored[-1] * inverse
-        for j in range(len(targets)):
-            targets[j] = even
-        for k in range(values.shape[1]):
-            targets[class_ids[place, k]] = stored[k] * inverse
-        loss[i] = _distil_row(
-            logits[i],
-            targets,
-            labels[i],
-            f32(temperature),
-            f32(label_weight),
-            f32(1.0 / len(logits)),
-            spare,
-            gradient[i],
-        )
+        for i in range(part * len(logits) // PARTS, (part + 1) * len(logits) // PARTS):
+            place, others = positions[i], len(targets) - values.shape[1]
+            for k in range(values.shape[1]):
+                stored[k] = widen_half(values[place, k])
+            stored[-1] = rest[place] - f32(np.log(others))
+            _, total = _exponentiate(stored, f32(1.0 / temperature))
+            inverse = f32(1.0) / (total + (others - 1) * stored[-1])
+            even = stored[-1] * inverse
+            for j in range(len(targets)):
+                targets[j] = even
+            for k in range(values.shape[1]):
+                targets[class_ids[place, k]] = stored[k] * inverse
+            loss[i] = _distil_row(
+                logits[i],
+                targets,
+                labels[i],
+                f32(temperature),
+                f32(label_weight),
+                f32(1.0 / len(logits)),
+                spare,
+                gradient[i],
+            )

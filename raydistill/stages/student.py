@@ -217,7 +217,7 @@ def soft_loss(targets: SoftTargets, rows: Tensor, temperature: float, label_weig
     position_of_row[rows] = torch.arange(len(rows))
 
     def loss(logits: Tensor, batch: Batch) -> WithGradient:
-        positions = batch.view * len(rows) + position_of_row[batch.rows]
+        positions = position_of_row.index_select(0, batch.rows).add_(batch.view * len(rows))
         return targets.distil(logits, positions, batch.labels, temperature, label_weight)
 
     return loss
