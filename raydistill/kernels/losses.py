@@ -69,11 +69,20 @@ def enriched_rows(logits: Any, labels: Any, offset: Any, outside: Any, loss: Any
 
 @compile_part
 def _distil_row(
-    logits: Any, targets: Any, label: Any, temperature: Any, label_weight: Any, share: Any, spare: Any, row: Any
+    logits: Any,
+    targets: Any,
+    unit: Any,
+    label: Any,
+    temperature: Any,
+    label_weight: Any,
+    share: Any,
+    spare: Any,
+    row: Any,
 ) -> Any:
-    """Fill the row of the gradient, and return the loss, of `losses.distil` for one example with targets (K,).
+    """Fill the row of the gradient, and return the loss, of `losses.distil` for one example.
 
-    share: 1 / B. spare: (K,) for the probabilities at temperature 1, where they are others than those at `temperature`.
+    targets: (K,), to be multiplied by unit. share: 1 / B. spare: (K,) for the probabilities at temperature 1, where
+    they are others than those at `temperature`.
     """
     largest, inverse = find_largest(logits), f32(1.0) / temperature
     total, natural_total, common = f32(0.0), f32(0.0), f32(0.0)
@@ -92,15 +101,16 @@ def _distil_row(
             common += targets[j] * (logits[j] - largest)
     soft_weight = (f32(1.0) - label_weight) * temperature
     soft_share, label_share = soft_weight * share, label_weight * share
+    target_share = soft_share * unit
     soft_factor, label_factor = soft_share / total, label_share / natural_total
-    value = soft_weight * (np.log(total) * temperature - common)
+    value = soft_weight * (np.log(total) * temperature - common * unit)
     if temperature == f32(1.0) or label_weight == f32(0.0):
         soft_factor += label_factor
         for j in range(len(row)):
-            row[j] = row[j] * soft_factor - soft_share * targets[j]
+            row[j] = row[j] * soft_factor - target_share * targets[j]
     else:
         for j in range(len(row)):
-            row[j] = row[j] * soft_factor + spare[j] * label_factor - soft_share * targets[j]
+            row[j] = row[j] * soft_factor + spare[j] * label_factor - target_share * targets[j]
     if label_weight == f32(0.0):
         return value
     row[label] -= label_share
@@ -118,6 +128,7 @@ def distil_rows(
             loss[i] = _distil_row(
                 logits[i],
                 targets[i],
+                f32(1.0),
                 labels[i],
                 f32(temperature),
                 f32(label_weight),
@@ -146,12 +157,10 @@ def distil_dense_rows(
             for j in range(len(targets)):
                 targets[j] = widen_half(stored[j])
             _, total = _exponentiate(targets, f32(1.0 / temperature))
-            inverse = f32(1.0) / total
-            for j in range(len(targets)):
-                targets[j] *= inverse
             loss[i] = _distil_row(
                 logits[i],
                 targets,
+                f32(1.0) / total,
                 labels[i],
                 f32(temperature),
                 f32(label_weight),
@@ -184,15 +193,14 @@ def distil_sparse_rows(
                 stored[k] = widen_half(values[place, k])
             stored[-1] = rest[place] - f32(np.log(others))
             _, total = _exponentiate(stored, f32(1.0 / temperature))
-            inverse = f32(1.0) / (total + (others - 1) * stored[-1])
-            even = stored[-1] * inverse
             for j in range(len(targets)):
-                targets[j] = even
+                targets[j] = stored[-1]
             for k in range(values.shape[1]):
-                targets[class_ids[place, k]] = stored[k] * inverse
+                targets[class_ids[place, k]] = stored[k]
             loss[i] = _distil_row(
                 logits[i],
                 targets,
+                f32(1.0) / (total + (others - 1) * stored[-1]),
                 labels[i],
                 f32(temperature),
                 f32(label_weight),
