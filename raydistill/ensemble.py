@@ -67,7 +67,7 @@ def solve_ensemble(
     if not tolerance > 0:
         raise ValueError(f"tolerance: {tolerance} is not allowed; give nats above 0, such as 1e-9")
     inputs = (generalist_log_probs.detach(), members, active, [block.detach() for block in specialist_log_probs])
-    if has_kernels(generalist_log_probs, *specialist_log_probs):
+    if has_kernels(generalist_log_probs, *specialist_log_probs) and bool(active.any()):
         return _solve_by_kernel(*inputs, tolerance, max_iterations)
     return EnsembleSolution(*solve_by_operations(*inputs, tolerance, max_iterations))
 

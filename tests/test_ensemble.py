@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from raydistill import patterns
 from raydistill.ensemble import MAX_ACTIVE, choose_active, solve_ensemble
+from raydistill.image_by_image import solve_rows
 
 
 @pytest.fixture(autouse=True)
@@ -406,3 +407,57 @@ def test_refuses_wrong_inputs(change, told):
 def test_refuses_a_tolerance_that_cannot_be_reached(tolerance):
     with pytest.raises(ValueError, match=f"^tolerance: {tolerance} is not allowed; give nats above 0, such as 1e-9$"):
         draw_case(0).solve(tolerance=tolerance)
+
+
+@pytest.mark.parametrize("disjoint", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 4.0, 12.0])
+def test_image_by_image_is_as_by_operations(disjoint, scale):
+    """float32 on processors takes the compiled loops, float64 PyTorch's operations."""
+    left = 0
+    for seed in range(6):
+        case = draw_case(seed, images=120, classes=40, groups=9, disjoint=disjoint, scale=scale, dtype=torch.float32)
+        solution = case.solve()
+        exact = Case(case.generalist.double(), case.members, case.active, [x.double() for x in case.answers]).solve()
+        assert solution.log_probs.dtype == torch.float32
+        assert solution.gap.max() <= 1e-9
+        torch.testing.assert_close(solution.log_probs.double(), exact.log_probs, rtol=2e-6, atol=5e-6)
+        steps = solve_rows(case.generalist, case.members, case.active, case.answers, 1e-9)[2]
+        left += int((steps < 0).sum())
+    assert left < 0.05 * 6 * 120 * (1 if scale < 10 else 10)
+
+
+def test_images_that_float32_cannot_hold_are_solved_by_operations():
+    case = draw_case(3, images=60, classes=30, active=3, scale=60.0, dtype=torch.float32)
+    steps = solve_rows(case.generalist, case.members, case.active, case.answers, 1e-9)[2]
+    assert (steps < 0).sum() > 10
+    solution = case.solve()
+    exact = Case(case.generalist.double(), case.members, case.active, [x.double() for x in case.answers]).solve()
+    torch.testing.assert_close(solution.log_probs.double(), exact.log_probs, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(solution.gap, exact.gap, rtol=0, atol=1e-9)
+
+
+def test_images_share_the_tables_of_their_sets_in_any_order():
+    case = draw_case(5, images=50, classes=30, dtype=torch.float32)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    answers = []
+    for block, asked in zip(case.answers, case.active.t(), strict=True):
+        row = asked.cumsum(0) - 1
+        answers.append(block[row[order[asked[order]]]])
+    shuffled = Case(case.generalist[order], case.members, case.active[order], answers).solve()
+    torch.testing.assert_close(shuffled.log_probs, case.solve().log_probs[order])
+
+
+@pytest.mark.parametrize(
+    "groups", [[[0, 1, 2], [3, 4, 5]], [[0, 1, 2, 3, 4], [1, 2, 3, 4, 5]], [[2], [2, 3], [2, 3, 4]]]
+)
+def test_image_by_image_of_groups_that_hold_every_class_or_lie_in_each_other(groups):
+    members = torch.zeros(len(groups), 6, dtype=torch.bool)
+    for row, classes in zip(members, groups, strict=True):
+        row[classes] = True
+    generator = torch.Generator().manual_seed(0)
+    answers = [draw_log_probs(generator, 4, len(classes) + 1, 2.0, torch.float32) for classes in groups]
+    active = torch.ones(4, len(groups), dtype=torch.bool)
+    case = Case(draw_log_probs(generator, 4, 6, 2.0, torch.float32), members, active, answers)
+    exact = Case(case.generalist.double(), members, active, [x.double() for x in answers]).solve()
+    torch.testing.assert_close(case.solve().log_probs.double(), exact.log_probs, rtol=2e-6, atol=5e-6)
+    assert (solve_rows(case.generalist, members, active, answers, 1e-9)[2] >= 0).all()
