@@ -36,6 +36,9 @@ HEAD = """# Speed
 What raydistill costs beyond the arithmetic in it. Every figure is the median over rounds in which the contenders took
 turns in one run, with its quartiles; a part is made by the command below it. `make bench-quick` measures less of the
 same and fails below the recorded floors (`benchmarks/speed/floors.json`).
+
+On a GPU: `python -m benchmarks.speed steps distillation solver --device cuda` is ready and has not been run, because
+none was at hand. Losses and equation 5 take PyTorch's operations there.
 """
 
 

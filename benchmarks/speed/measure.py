@@ -101,6 +101,12 @@ def take_turns(contenders: Mapping[str, Work], rounds: int) -> dict[str, list[fl
     return rates
 
 
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def divide(upper: Sequence[float], lower: Sequence[float]) -> list[float]:
     """Ratios, round by round."""
     return [a / b for a, b in zip(upper, lower, strict=True)]

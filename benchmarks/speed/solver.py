@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from benchmarks.speed.measure import Line, Part, Setup, Work, at_least, at_most, divide, take_turns
+from benchmarks.speed.measure import Line, Part, Setup, Work, at_least, at_most, divide, take_turns, wait
 from raydistill.ensemble import choose_active, solve_ensemble
 
 GROUPS, MOST_ACTIVE = 61, 8
@@ -50,6 +50,7 @@ class Images:
     def solve(self) -> Tensor:
         """Our answer, (N, K)."""
         solution = solve_ensemble(self.generalist, self.members, self.active, self.specialists, tolerance=GAP)
+        wait(self.generalist.device)
         return solution.log_probs
 
     def copy(self) -> float:
@@ -57,7 +58,13 @@ class Images:
         torch.empty_like(self.generalist).copy_(self.generalist)
         for block in self.specialists:
             block.sum()
+        wait(self.generalist.device)
         return len(self.generalist)
+
+    def to(self, device: torch.device) -> Images:
+        """The same on a device."""
+        specialists = [block.to(device) for block in self.specialists]
+        return Images(self.generalist.to(device), self.members.to(device), self.active.to(device), specialists)
 
 
 def draw_images(count: int, classes: int, seed: int = 0) -> Images:
@@ -97,8 +104,10 @@ def sum_up(images: Images) -> Sums:
     """Sums and masks of all images."""
     count, classes = images.generalist.shape
     mass = images.generalist.exp()
-    dustbins, outside = torch.zeros(count, MOST_ACTIVE), torch.zeros(count, MOST_ACTIVE, classes)
-    filled = torch.zeros(count, dtype=torch.int64)
+    device = mass.device
+    dustbins = torch.zeros(count, MOST_ACTIVE, device=device)
+    outside = torch.zeros(count, MOST_ACTIVE, classes, device=device)
+    filled = torch.zeros(count, dtype=torch.int64, device=device)
     for group, rows, block in zip(images.members, images.active.t(), images.specialists, strict=True):
         here = rows.nonzero().squeeze(1)
         probs, places = block.exp(), group.nonzero().squeeze(1)
@@ -149,14 +158,14 @@ def _descend(sums: Sums, start: Tensor, best: Tensor, rate: float) -> Work:
 
 
 def measure_solver(setup: Setup) -> Part:
-    """Line 3, on the processor."""
+    """Line 3."""
     from benchmarks.speed.solver_profile import profile_image  # which draws its image here
 
     lines: list[Line] = []
     seconds: dict[int, list[float]] = {}
     sizes = ((523, 4096), (2965, 2048), (15_000, 512))
     for classes, count in sizes[1:] if setup.quick else sizes:
-        images, few = draw_images(count, classes), draw_images(16, classes, seed=1)
+        images, few = (draw_images(*drawn).to(setup.device) for drawn in ((count, classes), (16, classes, 1)))
         sums = sum_up(few)
         best = sums.objective(few.solve())
         rate = choose_rate(sums, few.generalist, best)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax, softmax
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.speed.measure import Line, Part, Setup, Target, Work, at_least, divide, take_turns
+from benchmarks.speed.measure import Line, Part, Setup, Target, Work, at_least, divide, take_turns, wait
 from raydistill.batches import Batches, shuffle_rows
 from raydistill.config import TrainingConfig
 from raydistill.data.arrays import Examples, Normalisation
@@ -134,12 +134,6 @@ def usual_loop(student: nn.Module, teachers: list[nn.Module], examples: Examples
         return len(loader) * BATCH
 
     return work
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def measure_steps(setup: Setup) -> Part:
