@@ -91,10 +91,12 @@ def record_floors(name: str, lines: list[Line]) -> None:
 
 
 def find_floor(line: Line) -> float:
-    """The worst figure that is let pass later."""
+    """The worst figure that is let pass later: some slack from what was measured, never stricter than the target."""
+    assert line.target is not None
     slack = 0.99 if line.exact else SLACK
-    lower = line.target is not None and line.target.bound == "at least"
-    return float(f"{line.median * slack if lower else line.median / slack:.3g}")
+    lower = line.target.bound == "at least"
+    floor = min(line.median * slack, line.target.value) if lower else max(line.median / slack, line.target.value)
+    return float(f"{floor:.3g}")
 
 
 def check_floors(name: str, lines: list[Line]) -> list[str]:
