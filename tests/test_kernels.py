@@ -1,5 +1,9 @@
 """Compiled loops against formulas in float64, and against the PyTorch operations that other devices use."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -130,6 +134,13 @@ def test_kernels_use_as_many_threads_as_pytorch(monkeypatch):
     label_loss(*draw()[::2])
     torch.set_num_threads(before)
     assert asked == [1]
+
+
+def test_starting_kernels_keeps_the_threads_that_the_environment_asks_for():
+    program = "import raydistill.kernels.losses, torch; print(torch.get_num_threads())"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    printed = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert (printed.stdout.strip(), printed.stderr) == ("1", "")
 
 
 def test_other_devices_types_and_layouts_have_no_kernels():

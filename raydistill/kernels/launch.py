@@ -1,7 +1,8 @@
 """How kernels are compiled and called: on as many threads as PyTorch uses, with tensors as arguments.
 
 Measured: numba's OpenMP layer shares PyTorch's pool of threads (20 µs a call after a product of matrices); its own
-work queue, the fallback where there is no OpenMP, takes 110 µs.
+work queue, the fallback where there is no OpenMP, takes 110 µs. When numba starts its OpenMP layer it sets PyTorch's
+number of threads to that of the processors, whatever OMP_NUM_THREADS says; here it gets back what it was.
 """
 
 from __future__ import annotations
@@ -16,8 +17,18 @@ import torch
 from torch import Tensor
 
 SUMS_IN_ANY_ORDER = {"reassoc", "contract", "nsz"}  # so that sums run in vectors; never "no NaN", "no infinity"
-_most_threads: int = numba.get_num_threads()
 _one_at_a_time = threading.Lock()  # numba's work queue ends the process when two threads enter it
+
+
+def _start_threads() -> int:
+    """Start numba's threads, which may be one for each processor, and keep PyTorch's number of them."""
+    before = torch.get_num_threads()
+    threads: int = numba.get_num_threads()
+    torch.set_num_threads(before)
+    return threads
+
+
+_most_threads = _start_threads()
 
 
 def compile_kernel(function: Callable[..., None]) -> Callable[..., None]:
