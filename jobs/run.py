@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the package o
 
 from raydistill.cli import finish_run, read_settings
 from raydistill.errors import RaydistillError
+from raydistill.storage import is_uri
 
 
 def find_home() -> Path:
@@ -24,9 +25,9 @@ def find_home() -> Path:
     return Path(os.environ.get("RAYDISTILL_HOME", "~/raydistill")).expanduser()
 
 
-def settle(folder: Path) -> Path:
-    """A run folder that outlives the job."""
-    return find_home() / folder.expanduser()
+def settle(folder: str) -> str:
+    """A run folder that outlives the job; one in an object store does."""
+    return folder if is_uri(folder) else str(find_home() / Path(folder).expanduser())
 
 
 def main(argv: list[str]) -> int:

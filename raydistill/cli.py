@@ -100,7 +100,6 @@ def read_settings(command: str, argv: list[str]) -> tuple[Config, argparse.Names
     )
     parser.add_argument(
         "--start-from",
-        type=Path,
         metavar="DIR",
         help="another run folder; a new run takes over its finished stages that these settings do not change",
     )
@@ -171,7 +170,7 @@ def finish_run(config: Config, given: argparse.Namespace) -> int:
         return 0
     print(format_table(read_report(run)))
     print(f"\nreport: {run.stage_folder('report') / 'report.html'}")
-    print(f"next:   raydistill export {run.path} --format pt2")
+    print(f"next:   raydistill export {run.location} --format pt2")
     return 0
 
 
@@ -193,11 +192,11 @@ def status_command(argv: list[str]) -> int:
     given = _folder_parser("status").parse_args(argv)
     run = RunFolder(given.folder)
     manifest = run.read_manifest()
-    print(f"{run.path}: {manifest['settings']['data']}, {'in use' if run.is_locked() else 'not running'}")
+    print(f"{run.location}: {manifest['settings']['data']}, {'in use' if run.is_locked() else 'not running'}")
     config = run.read_config()
     for name in (stage for stage in STAGES if wants_stage(config, stage)):
         record = manifest["stages"].get(name)
-        began = (run.path / "begun" / name).exists()
+        began = run.has_begun(name)
         state = f"done in {record['seconds']:.1f} s" if record else "begun" if began else "to do"
         print(f"  {name:12} {state}")
     return 0
@@ -244,7 +243,7 @@ def export_command(argv: list[str]) -> int:
 
 def _folder_parser(command: str) -> Parser:
     parser = Parser(f"raydistill {command}", description=COMMANDS[command], allow_abbrev=False)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="run folder")
+    parser.add_argument("folder", metavar="DIR", help="run folder, or its URI in an object store")
     return parser
 
 

@@ -251,8 +251,8 @@ class Config(Section):
 
     data: str
     """digits, glyphs, npz:PATH (x_train, y_train, optional x_test, y_test, class_names), or openml:NAME"""
-    run_dir: Path
-    """folder of the run: everything is written there; the same command resumes it"""
+    run_dir: str
+    """folder of the run, or a URI such as s3://bucket/folder: all is written there; the same command resumes it"""
     seed: int = Field(0, ge=0, lt=2**31)
     """seed of splits, initial weights, batches and search"""
     splits: SplitsConfig = SplitsConfig()
@@ -267,6 +267,11 @@ class Config(Section):
     search: SearchConfig = SearchConfig()
     student: StudentConfig = StudentConfig()
     cluster: ClusterConfig = ClusterConfig()
+
+    @field_validator("run_dir", mode="before")
+    @classmethod
+    def _take_path(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
 
 
 def build_config(values: Mapping[str, Any]) -> Config:

@@ -4,7 +4,8 @@
     ├── ConfigError            a setting is unknown, of the wrong type or out of range
     ├── DataError              the examples or labels cannot be used
     ├── ModelError             a model does not fit the data
-    └── RunFolderError         the run folder is in use, of another configuration, or not ours
+    ├── RunFolderError         the run folder is in use, of another configuration, or not ours
+    └── StorageError           an object store does not answer, or gives damaged bytes
 
 The command line prints the message alone and exits with 2; nothing has been overwritten.
 """
@@ -28,3 +29,7 @@ class ModelError(RaydistillError):
 
 class RunFolderError(RaydistillError):
     """The run folder is in use, belongs to another configuration, or is not a run folder."""
+
+
+class StorageError(RaydistillError):
+    """An object store does not answer, or gives damaged bytes."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from raydistill.data.arrays import open_examples, read_split
 from raydistill.errors import ConfigError, RaydistillError
-from raydistill.files import read_json, read_tensors, write_aside, write_tensors
+from raydistill.files import read_json, read_tensors, remove, write_aside, write_tensors
 from raydistill.loading import load_student
 from raydistill.run_folder import RunFolder
 
@@ -25,7 +25,7 @@ TOLERANCE = 1e-4  # largest difference of a logit between the student and its ex
 COMPARED = 1000
 
 
-def export_student(run_dir: Path, form: str, output: Path | None = None) -> str:
+def export_student(run_dir: Path | str, form: str, output: Path | None = None) -> str:
     """Write the student, load it again, compare logits on tune examples; returns what to tell the user.
 
     Raises RaydistillError if the reloaded student differs by more than 1e-4, and ConfigError if a package is missing.
@@ -40,7 +40,7 @@ def export_student(run_dir: Path, form: str, output: Path | None = None) -> str:
     with torch.inference_mode():
         difference = float((answer - model(batch)).abs().max())
     if not difference <= TOLERANCE:
-        target.unlink()
+        remove(target)
         raise RaydistillError(
             f"export: reloaded logits differ by {difference:.1e}, allowed is {TOLERANCE:.0e}; nothing written"
         )
@@ -50,7 +50,7 @@ def export_student(run_dir: Path, form: str, output: Path | None = None) -> str:
 def _export_safetensors(model: nn.Module, batch: Tensor, path: Path, run: RunFolder) -> Tensor:
     classes = read_json(run.stage_folder("data") / "classes.json")
     write_tensors(path, model.state_dict(), {"classes": classes, "settings": run.read_manifest()["settings"]})
-    fresh = load_student(run.path)
+    fresh = load_student(run.location)
     fresh.load_state_dict(read_tensors(path)[0])
     with torch.inference_mode():
         return fresh(batch)  # type: ignore[no-any-return]

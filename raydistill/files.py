@@ -1,6 +1,7 @@
 """Files that are whole or absent: JSON, arrays and tensors, written aside and then renamed. No pickle.
 
 Comes in: a path and a value. Goes out: a file that a reader sees complete, even if the writer is killed at any moment.
+Every write and removal below a folder that a `Replica` follows reaches it (storage.py: its objects in a store).
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,59 @@ Array = NDArray[Any]
 Sparse = Any
 """A scipy.sparse.csr_array: scipy brings no types."""
 WRITE_BYTES = 1 << 20  # gathered before they are handed to the system
+
+
+class Replica(Protocol):
+    """What follows a folder of this node."""
+
+    def push(self, path: Path) -> None:
+        """A file is new."""
+
+    def remove(self, path: Path) -> None:
+        """A file or folder is gone."""
+
+    def pull(self, folder: Path) -> None:
+        """Make the folder what the replica says."""
+
+
+_replicas: dict[Path, Replica] = {}
+
+
+def follow_folder(folder: Path, replica: Replica) -> None:
+    """From now on the replica hears of what this process writes and removes below the folder."""
+    _replicas[folder] = replica
+
+
+def refresh(folder: Path) -> None:
+    """See what other nodes have written below a folder; nothing to do where all share it."""
+    for replica in _find_replicas(folder):
+        replica.pull(folder)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    for replica in _find_replicas(path):
+        replica.remove(path)
+
+
+def publish(path: Path) -> None:
+    """Tell replicas of a file, or of all files of a folder, that were not written by this module."""
+    for replica in _find_replicas(path):
+        for file in [path] if path.is_file() else list_files(path):
+            replica.push(file)
+
+
+def list_files(folder: Path) -> list[Path]:
+    """Finished files below a folder, sorted; temporary and partial ones, which begin with a dot, are left out."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+def _find_replicas(path: Path) -> list[Replica]:
+    return [replica for folder, replica in _replicas.items() if path.is_relative_to(folder)]
 
 
 @contextlib.contextmanager
@@ -37,6 +92,7 @@ def write_aside(path: Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+    publish(path)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -22,7 +22,7 @@ def launch(
     config: Config,
     *,
     on_change: str = "refuse",
-    start_from: Path | None = None,
+    start_from: Path | str | None = None,
     verbose: bool = False,
     until: str = "report",
     display: Display | None = None,

@@ -25,11 +25,11 @@ def load_student(run_dir: Path | str, name: str = STUDENT) -> nn.Module:
 
     name: 'student', or a control: 'labels_only', 'generalist_targets'. Raises RunFolderError if it is not finished.
     """
-    run = RunFolder(Path(run_dir))
+    run = RunFolder(run_dir)
     config = run.read_config()
     folder = run.student_folder(name)
     if not is_trained(folder):
-        raise RunFolderError(f"run_dir: {str(run.path)!r} has no finished {name!r}; run raydistill run first")
+        raise RunFolderError(f"run_dir: {run.location!r} has no finished {name!r}; run raydistill run first")
     return load_weights(build_student(run, config, open_examples(run)), folder)
 
 
@@ -38,12 +38,12 @@ def load_ensemble(run_dir: Path | str) -> Ensemble:
 
     Raises RunFolderError if the specialists are not finished.
     """
-    run = RunFolder(Path(run_dir))
+    run = RunFolder(run_dir)
     config = run.read_config()
     if not has_specialists(config):
-        raise RunFolderError(f"run_dir: {str(run.path)!r} has no specialists; load its teacher with load_teacher")
+        raise RunFolderError(f"run_dir: {run.location!r} has no specialists; load its teacher with load_teacher")
     if "specialists" not in run.read_manifest()["stages"]:
-        raise RunFolderError(f"run_dir: {str(run.path)!r} has no finished specialists; run raydistill run first")
+        raise RunFolderError(f"run_dir: {run.location!r} has no finished specialists; run raydistill run first")
     return load_ensemble_from(run, config, open_examples(run))
 
 
@@ -52,9 +52,9 @@ def load_teacher(run_dir: Path | str) -> Callable[[Tensor], Tensor]:
 
     Raises RunFolderError if its networks are not finished.
     """
-    run = RunFolder(Path(run_dir))
+    run = RunFolder(run_dir)
     config = run.read_config()
     if "targets" not in run.read_manifest()["stages"]:
-        raise RunFolderError(f"run_dir: {str(run.path)!r} has no finished teacher; run raydistill run first")
+        raise RunFolderError(f"run_dir: {run.location!r} has no finished teacher; run raydistill run first")
     teachers, name = load_teachers(run, config, open_examples(run)), student_teacher(config)
     return lambda batch: teachers.answer(batch, torch.arange(len(batch))).log_probs[name]

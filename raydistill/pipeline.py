@@ -121,7 +121,7 @@ def run_pipeline(
     start_executor: Callable[[RunFolder], Executor],
     until: str = PIPELINE[-1].name,
     on_change: str = "refuse",
-    start_from: Path | None = None,
+    start_from: Path | str | None = None,
 ) -> RunFolder:
     """Run the stages that the configuration wants in order, skipping those that are finished. Returns the run folder.
 

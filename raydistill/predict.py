@@ -18,7 +18,7 @@ from raydistill.scoring import predict_logits
 SHOWN = 5
 
 
-def predict_file(run_dir: Path, source: Path, output: Path | None = None, model: str = "student") -> str:
+def predict_file(run_dir: Path | str, source: Path, output: Path | None = None, model: str = "student") -> str:
     """Write class numbers, class names and probabilities for the examples of `source`; returns what to tell the user.
 
     The output is a .npz with class_index (N,), class_name (N,), probability (N, K). Raises DataError for a bad input.

@@ -10,6 +10,9 @@ and whose files verify is skipped. A stage that was interrupted finds its own pa
 
 A run may start from another: a stage that finished there with the same key is taken over as hard links. This is safe
 because no file of a stage is ever changed in place: all are written aside and renamed (files.py), or removed.
+
+A folder in an object store is worked on in a copy on each node (storage.py): what is written there goes to the store at
+once, and a finished stage comes from it, verified, when a process first asks for its folder.
 """
 
 from __future__ import annotations
@@ -27,8 +30,22 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from raydistill.config import Config
-from raydistill.errors import RunFolderError
-from raydistill.files import hash_file, hash_json, read_json, write_aside, write_json
+from raydistill.errors import RunFolderError, StorageError
+from raydistill.files import (
+    follow_folder,
+    hash_file,
+    hash_json,
+    list_files,
+    publish,
+    read_json,
+    refresh,
+    remove,
+    write_aside,
+    write_json,
+    write_text,
+)
+from raydistill.storage import Mirror, is_uri
+from raydistill.store_lock import StoreLock
 from raydistill.version import __version__
 
 STAGES = (
@@ -52,8 +69,15 @@ _NOT_RESULTS = ("run_dir", "cluster")  # settings that change where and how fast
 class RunFolder:
     """Every path of a run, its manifest and its lock."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path).expanduser().absolute()
+    def __init__(self, location: Path | str) -> None:
+        """location: a folder, or a URI of an object store. Raises ConfigError for a URI that cannot be used."""
+        self._mirror = Mirror(str(location)) if is_uri(location) else None
+        self.path = self._mirror.local if self._mirror else Path(location).expanduser().absolute()
+        self.location = self._mirror.uri if self._mirror else str(self.path)
+        self._lock: StoreLock | None = None
+        self._current: set[str] = set()  # what of a store is known to be here: stages, and the manifest
+        if self._mirror:
+            follow_folder(self.path, self._mirror)
 
     @property
     def manifest_path(self) -> Path:
@@ -61,8 +85,17 @@ class RunFolder:
         return self.path / "manifest.json"
 
     def stage_folder(self, stage: str) -> Path:
-        """Folder of a stage, numbered in the order of the pipeline."""
-        return self.path / f"{STAGES.index(stage) + 1:02d}_{stage}"
+        """Folder of a stage, numbered in the order of the pipeline; a finished one comes from the store first.
+
+        Raises StorageError if the store does not give it as the manifest says.
+        """
+        folder = self.path / f"{STAGES.index(stage) + 1:02d}_{stage}"
+        if self._mirror and stage not in self._current:
+            self._current.add(stage)
+            record = self.read_manifest()["stages"].get(stage)
+            if record is not None:
+                self._mirror.pull(folder, record["files"])
+        return folder
 
     def specialist_folder(self, index: int) -> Path:
         """Folder of one specialist."""
@@ -80,7 +113,7 @@ class RunFolder:
         """Where a stage leaves times of its parts; outside its folder, so that results do not depend on them."""
         return self.path / "timings" / f"{stage}.json"
 
-    def open(self, config: Config, on_change: str = "refuse", start_from: Path | None = None) -> None:
+    def open(self, config: Config, on_change: str = "refuse", start_from: Path | str | None = None) -> None:
         """Create the folder, or check that it belongs to this configuration.
 
         start_from: another run, whose finished stages a new folder takes over where their keys stand. It is remembered
@@ -92,9 +125,9 @@ class RunFolder:
         source = None if start_from is None else RunFolder(start_from)
         if source is not None and source.path.resolve() == self.path.resolve():
             raise RunFolderError(
-                f"start_from: {str(source.path)!r} is this very run folder; give that of another run, or leave it out"
+                f"start_from: {source.location!r} is this very run folder; give that of another run, or leave it out"
             )
-        if not self.manifest_path.exists():
+        if not self._has_manifest():
             self._check_unused()
             if source is not None:
                 source.check_source()
@@ -109,7 +142,7 @@ class RunFolder:
             return
         if on_change == "refuse" and self._begun_path("generalist").exists():  # before it, nothing is worth keeping
             raise RunFolderError(
-                f"run_dir: {str(self.path)!r} holds a run of another configuration ({'; '.join(changes[:3])}"
+                f"run_dir: {self.location!r} holds a run of another configuration ({'; '.join(changes[:3])}"
                 f"{'; …' if len(changes) > 3 else ''}); take another --run-dir, or add --on-change redo"
             )
         write_json(self.manifest_path, {**manifest, "version": __version__, "settings": settings})
@@ -123,16 +156,17 @@ class RunFolder:
             raise RunFolderError(f"start_from: {told}; give the folder of another run") from None
         if version != __version__:
             raise RunFolderError(
-                f"start_from: {str(self.path)!r} was written by version {version}, this is {__version__} and would redo"
+                f"start_from: {self.location!r} was written by version {version}, this is {__version__} and would redo"
                 " every stage; leave --start-from out"
             )
 
     def read_manifest(self) -> dict[str, Any]:
         """Read the manifest. Raises RunFolderError if there is none, or it is not ours."""
+        self._refresh_manifest()
         try:
             manifest = read_json(self.manifest_path)
         except FileNotFoundError:
-            raise RunFolderError(f"run_dir: {str(self.path)!r} is not a run folder (no manifest.json)") from None
+            raise RunFolderError(f"run_dir: {self.location!r} is not a run folder (no manifest.json)") from None
         except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
             raise RunFolderError(f"run_dir: {str(self.manifest_path)!r} cannot be read: {error}") from None
         if not isinstance(manifest, dict) or manifest.get("raydistill_format") != FORMAT:
@@ -141,13 +175,22 @@ class RunFolder:
 
     def read_config(self) -> Config:
         """The configuration that the run was made with."""
-        return Config.model_validate({**self.read_manifest()["settings"], "run_dir": self.path})
+        return Config.model_validate({**self.read_manifest()["settings"], "run_dir": self.location})
 
-    def acquire_lock(self) -> FileLock:
-        """Lock the folder for this process; the lock falls with the process, however it ends.
+    def acquire_lock(self) -> FileLock | StoreLock:
+        """Lock the folder for this process; the lock falls with the process, in a store half a minute later.
 
         Raises RunFolderError if another process works in the folder.
         """
+        if self._mirror:
+            if not self._has_manifest():
+                self._check_unused()
+            self._lock = StoreLock(self._mirror)
+            self._lock.acquire()
+            self._current.clear()
+            for folder in (self.path / "begun", self.path / "timings"):
+                self._mirror.pull(folder)
+            return self._lock
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"run_dir: {str(self.path)!r} is a file; give a folder")
         if not self.manifest_path.exists():
@@ -164,7 +207,9 @@ class RunFolder:
         return lock
 
     def is_locked(self) -> bool:
-        """Whether a process works in the folder now."""
+        """Whether a process works in the folder now; in a store, or did until half a minute ago."""
+        if self._mirror:
+            return StoreLock(self._mirror).is_held()
         lock = FileLock(self.path / ".lock")
         try:
             with lock.acquire(timeout=0):
@@ -187,13 +232,20 @@ class RunFolder:
     def is_finished(self, stage: str, key: str) -> bool:
         """Whether the stage ran with this key, and all its files still have their checksums."""
         record = self._find_record(stage, key)
-        return record is not None and _files_verify(self.stage_folder(stage), record["files"])
+        return record is not None and self._verify(stage, record["files"])
+
+    def has_begun(self, stage: str) -> bool:
+        """Whether the stage was ever begun."""
+        refresh(self._begun_path(stage).parent)
+        return self._begun_path(stage).exists()
 
     def begin_stage(self, stage: str, key: str) -> None:
         """Prepare the stage's folder: partial files of the same key stay, anything else goes."""
+        self._current.add(stage)
         folder, mark = self.stage_folder(stage), self._begun_path(stage)
         if not mark.exists() or mark.read_text().strip() != key:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
+        refresh(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._mark_begun(stage, key)
 
@@ -201,9 +253,10 @@ class RunFolder:
         """Enter the stage into the manifest, with the checksums of all its files."""
         manifest = self.read_manifest()
         folder = self.stage_folder(stage)
-        files = {name: hash_file(folder / name) for name in list_files(folder)}
+        refresh(folder)
+        files = {path.relative_to(folder).as_posix(): hash_file(path) for path in list_files(folder)}
         manifest["stages"][stage] = {"key": key, "seconds": round(seconds, 3), "finished": time.time(), "files": files}
-        write_json(self.manifest_path, manifest)
+        self._write_manifest(manifest)
 
     def take_over(self, stage: str, key: str) -> bool:
         """Link a stage's files from the run that this one starts from, if it finished there with this key.
@@ -213,27 +266,57 @@ class RunFolder:
         manifest = self.read_manifest()
         if manifest.get("start_from") is None:
             return False
-        source = RunFolder(Path(manifest["start_from"]))
-        record = source._find_record(stage, key) if source.manifest_path.exists() else None
+        source = RunFolder(manifest["start_from"])
+        record = source._find_record(stage, key) if source._has_manifest() else None
         if record is None:
             return False
+        self._current.add(stage)
         folder, aside = self.stage_folder(stage), self.path / f".{stage}"
         shutil.rmtree(aside, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, StorageError):
             for name in record["files"]:
                 _link_file(source.stage_folder(stage) / name, aside / name)
         if not _files_verify(aside, record["files"]):
             shutil.rmtree(aside, ignore_errors=True)
             return False
-        self._begun_path(stage).unlink(missing_ok=True)  # it always tells whose files the folder holds
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(self._begun_path(stage))  # it always tells whose files the folder holds
+        remove(folder)
         aside.rename(folder)
+        publish(folder)
         self._mark_begun(stage, key)
+        refresh(source.timing_path(stage).parent)
         if source.timing_path(stage).exists():
             _link_file(source.timing_path(stage), self.timing_path(stage))
+            publish(self.timing_path(stage))
         manifest["stages"][stage] = record
-        write_json(self.manifest_path, manifest)
+        self._write_manifest(manifest)
         return True
+
+    def _has_manifest(self) -> bool:
+        self._refresh_manifest()
+        return self.manifest_path.exists()
+
+    def _refresh_manifest(self) -> None:
+        """Fetch the manifest, once: after that, whoever holds the lock is the only one to write it."""
+        if self._mirror and "manifest" not in self._current:
+            self._mirror.pull_file(self.manifest_path)
+            self._current.add("manifest")
+
+    def _write_manifest(self, manifest: dict[str, Any]) -> None:
+        if self._lock is not None:
+            self._lock.check()
+        write_json(self.manifest_path, manifest)
+
+    def _verify(self, stage: str, files: Mapping[str, str]) -> bool:
+        """Whether the stage's files have these checksums, here; else whether the store has them."""
+        with contextlib.suppress(StorageError):
+            if _files_verify(self.stage_folder(stage), files):
+                return True
+            if self._mirror:
+                self._mirror.forget(self.stage_folder(stage))
+                self._mirror.pull(self.stage_folder(stage), files)
+                return _files_verify(self.stage_folder(stage), files)
+        return False
 
     def _find_record(self, stage: str, key: str) -> dict[str, Any] | None:
         """The manifest's record of a stage, if it ran with this key."""
@@ -245,14 +328,14 @@ class RunFolder:
 
     def _mark_begun(self, stage: str, key: str) -> None:
         mark = self._begun_path(stage)
-        mark.parent.mkdir(exist_ok=True)
-        mark.write_text(key)
+        write_text(mark, key)
 
     def _check_unused(self) -> None:
         ours = {".lock", ".owner.json"}
-        if self.path.exists() and {entry.name for entry in self.path.iterdir()} - ours:
+        used = self.path.exists() and bool({entry.name for entry in self.path.iterdir()} - ours)
+        if self._mirror.has_objects() if self._mirror else used:
             raise RunFolderError(
-                f"run_dir: {str(self.path)!r} is not empty and not a run folder (no manifest.json);"
+                f"run_dir: {self.location!r} is not empty and not a run folder (no manifest.json);"
                 " give a new or empty one"
             )
 
@@ -282,14 +365,8 @@ def list_changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "
     return changes
 
 
-def list_files(folder: Path) -> list[str]:
-    """Finished files below a folder, as sorted relative paths; temporary and partial ones are left out."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return sorted(path.relative_to(folder).as_posix() for path in paths)
-
-
 def _new_manifest(settings: dict[str, Any], source: RunFolder | None) -> dict[str, Any]:
-    start = {} if source is None else {"start_from": str(source.path)}
+    start = {} if source is None else {"start_from": source.location}
     return {"raydistill_format": FORMAT, "version": __version__, "settings": settings, **start, "stages": {}}
 
 

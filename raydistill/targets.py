@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, softmax
 
-from raydistill.files import Array, map_array, read_json, write_array, write_json, write_rows
+from raydistill.files import Array, list_files, map_array, read_json, remove, write_array, write_json, write_rows
 from raydistill.kernels import losses as kernels
 from raydistill.kernels.launch import has_kernels
 from raydistill.losses import WithGradient, distil, run_kernel, soften
@@ -152,8 +152,8 @@ class TargetsWriter:
         self._append: dict[str, Callable[[Array], object]] = {}
 
     def __enter__(self) -> TargetsWriter:
-        for leftover in self.folder.glob("*"):
-            leftover.unlink()
+        for leftover in list_files(self.folder):
+            remove(leftover)
         self._open_part("log_probs", np.float16, self.width)
         if self.width < self.classes:
             self._open_part("class_ids", np.int16 if self.classes <= 2**15 else np.int32, self.width)

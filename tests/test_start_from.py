@@ -247,7 +247,7 @@ def test_jobs_find_both_folders_at_home(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "finish_run", lambda config, given: started.append((config.run_dir, given.start_from)))
     job.main(["--data", "digits", "--run-dir", "b", "--start-from", "a"])
     job.main(["--data", "digits", "--run-dir", "b"])
-    assert started == [(tmp_path / "b", tmp_path / "a"), (tmp_path / "b", None)]
+    assert started == [(str(tmp_path / "b"), str(tmp_path / "a")), (str(tmp_path / "b"), None)]
 
 
 def test_left_out_it_is_none():

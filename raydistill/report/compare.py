@@ -25,7 +25,7 @@ def compare_runs(run_a: RunFolder, model_a: str, run_b: RunFolder, model_b: str)
     predicted_b, labels_b = read_predicted(run_b, model_b)
     if not np.array_equal(labels_a, labels_b):
         raise RunFolderError(
-            f"run_dir: {str(run_a.path)!r} and {str(run_b.path)!r} have different test examples (their labels differ);"
+            f"run_dir: {run_a.location!r} and {run_b.location!r} have different test examples (their labels differ);"
             " compare runs of the same data, splits and seed"
         )
     return compare_models(torch.from_numpy(predicted_a == labels_a), torch.from_numpy(predicted_b == labels_b))
@@ -35,6 +35,6 @@ def read_predicted(run: RunFolder, model: str) -> tuple[Array, Array]:
     """A model's answers to the test examples and their labels, (N,) class numbers. Raises RunFolderError."""
     models = read_report(run)["models"]
     if model not in models:
-        raise RunFolderError(f"run_dir: {str(run.path)!r} has no model {model!r}; give one of {', '.join(models)}")
+        raise RunFolderError(f"run_dir: {run.location!r} has no model {model!r}; give one of {', '.join(models)}")
     folder = run.stage_folder("report")
     return read_array(folder / "predicted.npy")[models.index(model)], read_array(folder / "labels.npy")

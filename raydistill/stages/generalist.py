@@ -35,14 +35,14 @@ def run_seeds(context: Context) -> None:
 
 
 def _describe_job(context: Context, index: int) -> Job:
-    arguments = {"run_dir": str(context.run.path), "index": index}
+    arguments = {"run_dir": context.run.location, "index": index}
     name = "generalist" if index == 0 else f"generalist {index:03d}"
     return Job(name, f"{__name__}:train_generalist", arguments, cost=1.0)
 
 
 def train_generalist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     """Job: train a generalist. arguments: run_dir; index: 0 for the run's own, else that of another seed."""
-    run, index = RunFolder(Path(arguments["run_dir"])), int(arguments["index"])
+    run, index = RunFolder(arguments["run_dir"]), int(arguments["index"])
     config = run.read_config()
     examples, settings, device = open_examples(run), config.generalist, choose_device()
 

@@ -16,7 +16,7 @@ from torch import nn
 from raydistill.batches import choose_batch_size, mix_seed
 from raydistill.config import Config
 from raydistill.data.arrays import Examples, read_normalisation, read_split, read_transfer_rows
-from raydistill.files import hash_file, read_json, read_tensors, write_json, write_tensors
+from raydistill.files import hash_file, read_json, read_tensors, refresh, remove, write_json, write_tensors
 from raydistill.models import build_model
 from raydistill.run_folder import RunFolder
 from raydistill.training import Progress, copy_weights
@@ -81,6 +81,7 @@ def train_once(folder: Path, train: Callable[[Path], tuple[nn.Module, Progress]]
 
     Returns what training.json holds.
     """
+    refresh(folder)  # what another node may have done of it
     if not is_trained(folder):
         checkpoint = folder / "checkpoint.safetensors"
         model, progress = train(checkpoint)
@@ -89,7 +90,7 @@ def train_once(folder: Path, train: Callable[[Path], tuple[nn.Module, Progress]]
         write_tensors(folder / "weights.safetensors", copy_weights(model))
         record = {"history": progress.history, "best_epoch": progress.best_epoch}
         write_json(folder / "training.json", {**record, "sha256": hash_file(folder / "weights.safetensors")})
-        checkpoint.unlink(missing_ok=True)
+        remove(checkpoint)
     return read_training(folder)
 
 

@@ -37,7 +37,7 @@ def run_specialists(context: Context) -> None:
         Job(
             f"specialist {index:03d}",
             f"{__name__}:train_specialist",
-            {"run_dir": str(run.path), "index": index},
+            {"run_dir": run.location, "index": index},
             cost=float(group["examples_an_epoch"]),
         )
         for index, group in enumerate(groups)
@@ -48,7 +48,7 @@ def run_specialists(context: Context) -> None:
 
 def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     """Job: fine-tune one specialist from the generalist. arguments: run_dir, index."""
-    run, index = RunFolder(Path(arguments["run_dir"])), int(arguments["index"])
+    run, index = RunFolder(arguments["run_dir"]), int(arguments["index"])
     config = run.read_config()
     examples, settings, device = open_examples(run), config.specialists, choose_device()
     group = read_group(run, config, index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from raydistill.biases import apply_biases, find_biases, find_scarce_classes, fi
 from raydistill.config import Config
 from raydistill.data.arrays import Examples, open_examples, read_split, read_transfer_rows
 from raydistill.execution import Beat, Job, SearchSpace, Trial
-from raydistill.files import read_json, write_json
+from raydistill.files import read_json, refresh, remove, write_json
 from raydistill.losses import WithGradient
 from raydistill.models import find_output_layer
 from raydistill.run_folder import RunFolder
@@ -43,7 +42,7 @@ def run_search(context: Context) -> None:
         folder / "search.json",
         {"space": vars(space), "trials": [vars(trial) for trial in trials], "best": vars(best)},
     )
-    shutil.rmtree(folder / "trials", ignore_errors=True)
+    remove(folder / "trials")
     chosen = f"temperature {best.temperature:.2f}, label weight {best.label_weight:.2f}"
     if trials:
         context.display.note(f"best of {len(trials)} trials: {chosen}, {best.values[-1]:.2%} on the tune split")
@@ -63,7 +62,7 @@ def try_pairs(context: Context, space: SearchSpace) -> list[Trial]:
     times = TrialTimes(context.display.on_event)
     trials = context.executor.search(
         f"{__name__}:train_trial",
-        {"run_dir": str(run.path)},
+        {"run_dir": run.location},
         space,
         trials=settings.trials,
         epochs=epochs,
@@ -97,10 +96,11 @@ def choose_trial(trials: list[Trial]) -> Trial:
 
 def train_trial(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     """Job: one trial. arguments: run_dir, temperature, label_weight. Its folder replays what was done before a kill."""
-    run = RunFolder(Path(arguments["run_dir"]))
+    run = RunFolder(arguments["run_dir"])
     config = run.read_config()
     temperature, label_weight = float(arguments["temperature"]), float(arguments["label_weight"])
     folder = run.stage_folder("search") / "trials" / f"{temperature!r}_{label_weight!r}"
+    refresh(folder)
     loss = cached_loss(run, student_teacher(config), temperature, label_weight)
     progress = train_student_network(run, config, "trial", loss, folder / "checkpoint.safetensors", beat)[1]
     return {"values": [record["value"] for record in progress.history]}
@@ -112,7 +112,7 @@ def run_students(context: Context) -> None:
     best = read_json(run.stage_folder("search") / "search.json")["best"]
     chosen = {"temperature": best["temperature"], "label_weight": best["label_weight"]}
     jobs = [
-        Job(name, f"{__name__}:train_student", {"run_dir": str(run.path), "name": name, **chosen}, cost=1.0)
+        Job(name, f"{__name__}:train_student", {"run_dir": run.location, "name": name, **chosen}, cost=1.0)
         for name in list_students(context.config)
     ]
     outcomes = context.executor.run_jobs(jobs, context.display.on_event)
@@ -121,7 +121,7 @@ def run_students(context: Context) -> None:
 
 def train_student(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     """Job: the student or a control in full. arguments: run_dir, name, temperature, label_weight."""
-    run, name = RunFolder(Path(arguments["run_dir"])), arguments["name"]
+    run, name = RunFolder(arguments["run_dir"]), arguments["name"]
     config = run.read_config()
     folder, teacher = run.student_folder(name), list_students(config)[name]
     loss: Loss = batch_label_loss
@@ -147,7 +147,7 @@ def check_repair(run: RunFolder, config: Config, examples: Examples, student: nn
 
 def repair_biases(model: nn.Module, path: Path, run: RunFolder, examples: Examples) -> None:
     """Fit the biases of classes that are scarce in the transfer set on the tune split, and tell it in a file."""
-    path.unlink(missing_ok=True)
+    remove(path)
     rows = read_split(run, "tune")
     labels = examples.y[rows]
     scarce = find_scarce_classes(examples.y[read_transfer_rows(run)], labels, examples.classes)

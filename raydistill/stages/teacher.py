@@ -16,7 +16,7 @@ from raydistill.data.arrays import Examples, read_split
 from raydistill.data.transfer import choose_transfer_rows
 from raydistill.data.views import Views, count_views
 from raydistill.errors import ConfigError
-from raydistill.files import write_array, write_json
+from raydistill.files import list_files, write_array, write_json
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import share_score
 from raydistill.stages.context import Context
@@ -174,7 +174,7 @@ def _measure_cache(context: Context, teachers: Teachers, rows: Tensor, total: in
     checked = rows[:CHECKED_ROWS]
     exact = torch.cat([answers.log_probs[name] for _, answers in answer_blocks(teachers, context.examples, checked)])
     lost = measure_kl_lost(open_targets(run, name), torch.arange(len(checked)), exact, REPORTED_TEMPERATURES)
-    stored = sum(path.stat().st_size for path in targets_folder(run, name).iterdir())
+    stored = sum(path.stat().st_size for path in list_files(targets_folder(run, name)))
     return {
         "kl_lost_nats": lost,
         "bytes_an_example": stored / total,

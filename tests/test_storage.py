@@ -1,0 +1,263 @@
+"""Run folders in an object store: a real S3-speaking server on loopback, and two nodes with caches of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+from builders import quick_config, run_quick
+from object_store import BUCKET, run_object_store
+
+import raydistill
+from raydistill import storage, store_lock
+from raydistill.cli import main
+from raydistill.data.arrays import open_examples
+from raydistill.display import Silent
+from raydistill.errors import ConfigError, RunFolderError, StorageError
+from raydistill.run_folder import RunFolder
+from raydistill.storage import Mirror
+from raydistill.store_lock import StoreLock
+
+
+@pytest.fixture(scope="module")
+def store():
+    with run_object_store() as store:
+        yield store
+
+
+@pytest.fixture
+def uri(store, request):
+    return f"{BUCKET}/{request.node.name}"
+
+
+@pytest.fixture
+def on_node(tmp_path, monkeypatch):
+    """Work as on the node of that name: with its cache."""
+
+    def choose(name):
+        monkeypatch.setenv("RAYDISTILL_CACHE", str(tmp_path / name))
+
+    choose("node-a")
+    return choose
+
+
+class Skipped(Silent):
+    """Notes which stages were skipped."""
+
+    def __init__(self):
+        self.skipped = []
+
+    def end_stage(self, seconds, skipped):
+        self.skipped.append(skipped)
+
+
+def list_results(run):
+    return {name: record["files"] for name, record in run.read_manifest()["stages"].items() if name != "report"}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """What a run in a folder gives."""
+    return list_results(run_quick(quick_config(tmp_path_factory.mktemp("local") / "run")))
+
+
+def put_bytes(uri, name, content):
+    fsspec.filesystem("s3", use_listings_cache=False).pipe_file(f"{uri}/{name}", content)
+
+
+def get_bytes(uri, name):
+    return fsspec.filesystem("s3", use_listings_cache=False).cat_file(f"{uri}/{name}")
+
+
+def test_a_run_in_a_store_is_the_run_in_a_folder_and_other_nodes_see_it(uri, on_node, expected, capsys):
+    run = run_quick(quick_config(uri))
+    assert list_results(run) == expected
+    assert run.path.is_relative_to(os.environ["RAYDISTILL_CACHE"])
+    student = raydistill.load_student(uri)
+    images = open_examples(run).x[:50]
+
+    on_node("node-b")
+    display = Skipped()
+    again = run_quick(quick_config(uri), display)
+    assert again.path != run.path
+    assert display.skipped == [True] * 11
+    assert list_results(again) == expected
+    assert torch.equal(raydistill.load_student(uri)(images), student(images))
+
+    on_node("node-c")
+    assert main(["status", uri]) == 0
+    assert capsys.readouterr().out.startswith(f"{uri}: digits, not running\n  data         done in ")
+    assert [path.name for path in RunFolder(uri).path.iterdir() if path.is_dir()] == []  # it fetched no stage for that
+
+
+def test_a_run_goes_on_on_another_node_where_it_was_killed(uri, on_node, expected, tmp_path):
+    """Killed after its first specialist, while the second is trained; that one is not trained again."""
+    program = f"""
+import os, signal
+from builders import quick_config, run_quick
+from raydistill import training
+save, saved = training._save, []
+def die(path, *rest):
+    save(path, *rest)
+    if path.parent.name == "001":
+        os.kill(os.getpid(), signal.SIGKILL)
+training._save = die
+run_quick(quick_config({uri!r}))
+"""
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    killed = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path}, check=False)
+    assert killed.returncode == -9
+    written = fsspec.filesystem("s3", use_listings_cache=False).info(f"{uri}/06_specialists/000/weights.safetensors")
+    assert b'"epoch": 1' in get_bytes(uri, "06_specialists/001/checkpoint.safetensors").replace(b"\\", b"")
+
+    on_node("node-b")
+    run = run_quick(quick_config(uri))
+    assert list_results(run) == expected
+    store = fsspec.filesystem("s3", use_listings_cache=False)
+    assert store.info(f"{uri}/06_specialists/000/weights.safetensors") == written  # as it was, its time as well
+    assert not store.exists(f"{uri}/06_specialists/001/checkpoint.safetensors")
+
+
+@pytest.mark.parametrize("damage", [lambda x: x[:-9], lambda x: x[:-9] + bytes([x[-9] ^ 1]) + x[-8:]])
+def test_a_damaged_object_redoes_its_stage(uri, on_node, expected, damage):
+    name = "06_specialists/001/weights.safetensors"
+    uri = uri.replace("<", "").replace(">", "")
+    run_quick(quick_config(uri), until="ensemble")
+    good = get_bytes(uri, name)
+    put_bytes(uri, name, damage(good))
+
+    on_node("node-b")
+    with pytest.raises(StorageError, match=r"06_specialists/001/weights.safetensors in .* is damaged"):
+        RunFolder(uri).stage_folder("specialists")
+    assert list_results(run_quick(quick_config(uri), until="ensemble"))["specialists"] == expected["specialists"]
+    assert get_bytes(uri, name) == good
+
+
+def test_a_damaged_copy_is_fetched_again(uri, on_node):
+    run = run_quick(quick_config(uri), until="splits")
+    copy = run.stage_folder("data") / "x.npy"
+    good = copy.read_bytes()
+    copy.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    display = Skipped()
+    run_quick(quick_config(uri), display, until="splits")
+    assert display.skipped == [True, True]
+    assert copy.read_bytes() == good
+
+
+def test_a_run_starts_from_one_in_a_store(uri, on_node, expected):
+    run_quick(quick_config(uri), until="groups")
+    display = Skipped()
+    other = run_quick(quick_config(f"{uri}-other"), display, start_from=uri, until="groups")
+    assert display.skipped == [True] * 5
+    on_node("node-b")
+    display = Skipped()
+    run_quick(quick_config(f"{uri}-other"), display, until="groups")
+    assert display.skipped == [True] * 5
+    assert list_results(other)["groups"] == expected["groups"]
+
+
+def test_what_a_store_refuses_is_tried_again(store, uri, on_node, tmp_path, monkeypatch):
+    mirror = Mirror(uri)
+    path = mirror.local / "01_data" / "y.npy"
+    path.parent.mkdir(parents=True)
+    np.save(path, np.arange(5))
+    store.stop()
+    threading.Timer(3.0, store.start).start()
+    began = time.monotonic()
+    mirror.push(path)
+    assert time.monotonic() - began > 2.5
+    assert get_bytes(uri, "01_data/y.npy") == path.read_bytes()
+
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 1.0)
+    store.stop()
+    with pytest.raises(StorageError, match=r"did not write 01_data/y.npy for 1 s .* the same command goes on"):
+        mirror.push(path)
+    store.start()
+
+
+def test_only_one_driver_at_a_time(uri, on_node, monkeypatch, capsys):
+    monkeypatch.setattr(store_lock, "LOCK_SECONDS", 2.0)
+    monkeypatch.setattr(store_lock.socket, "gethostname", lambda: "host-a")
+    first = StoreLock(Mirror(uri))
+    first.acquire()
+    assert first.is_held()
+    monkeypatch.setattr(store_lock.socket, "gethostname", lambda: "host-b")
+    with pytest.raises(RunFolderError, match=rf"{uri!r} is in use by process {os.getpid()} on host-a; wait for it"):
+        StoreLock(Mirror(uri)).acquire()
+    first.release()
+    assert not first.is_held()
+    first.check()
+    capsys.readouterr()
+
+
+def test_a_silent_driver_loses_the_lock(uri, on_node, monkeypatch, capsys):
+    monkeypatch.setattr(store_lock, "LOCK_SECONDS", 2.0)
+    monkeypatch.setattr(store_lock.socket, "gethostname", lambda: "host-a")
+    silent = StoreLock(Mirror(uri))
+    monkeypatch.setattr(silent, "_renew", lambda: None)
+    silent.acquire()
+    monkeypatch.setattr(store_lock.socket, "gethostname", lambda: "host-b")
+    second = StoreLock(Mirror(uri))
+    began = time.monotonic()
+    second.acquire()
+    assert 1.0 < time.monotonic() - began < 6.0
+    monkeypatch.undo()
+    silent._renew_once()
+    with pytest.raises(RunFolderError, match="was taken by another process while this one was silent"):
+        silent.check()
+    silent.release()
+    assert second.is_held()  # nobody gives back what is another's
+    second.release()
+    assert f"locked by process {os.getpid()} on host-a; waiting up to 2 s" in capsys.readouterr().err
+
+
+def test_the_lock_of_a_dead_process_of_this_host_is_free_at_once(uri, on_node):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    lock = StoreLock(Mirror(uri))
+    put_bytes(uri, StoreLock.NAME, lock._describe().replace(str(os.getpid()).encode(), str(dead.pid).encode()))
+    began = time.monotonic()
+    lock.acquire()
+    assert time.monotonic() - began < 1.0
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("s3://key:secret@bucket/run", "run_dir: a URI of s3 with credentials is not allowed"),
+        ("s3://", "run_dir: 's3://' names no bucket"),
+        ("nowhere://bucket/run", "run_dir: 'nowhere://bucket/run' is not allowed"),
+    ],
+)
+def test_uris_that_cannot_be(uri, told):
+    with pytest.raises(ConfigError, match=told) as caught:
+        RunFolder(uri)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(fsspec.registry.__dict__.get("_registry", {}), "s3", raising=False)
+    monkeypatch.setattr(fsspec.registry, "_registry", {}, raising=False)
+    with pytest.raises(ConfigError, match=r"needs a package that is missing .*raydistill\[s3\]"):
+        Mirror("s3://bucket/run")
+
+
+def test_a_bucket_that_is_not_there(store, on_node):
+    with pytest.raises(RunFolderError, match="run_dir: 's3://absent/run'"):
+        run_quick(quick_config("s3://absent/run"))
+
+
+def test_a_folder_of_something_else_is_refused(uri, on_node):
+    put_bytes(uri, "holiday.jpg", b"x")
+    with pytest.raises(RunFolderError, match="is not empty and not a run folder"):
+        run_quick(quick_config(uri))
