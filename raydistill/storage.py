@@ -45,6 +45,8 @@ def check_uri(uri: str) -> None:
         )
     if not rest.strip("/"):
         raise ConfigError(f"run_dir: {uri!r} names no bucket; give scheme://bucket/folder")
+    if set("*?[]") & set(rest):  # which stores' clients take for patterns, when they remove as well
+        raise ConfigError(f"run_dir: {uri!r} has one of * ? [ ]; take another name")
 
 
 def open_store(uri: str) -> tuple[Any, str]:
@@ -75,8 +77,8 @@ class Mirror:
 
     def __init__(self, uri: str) -> None:
         """Raises ConfigError. Nothing is read yet."""
+        self._filesystem, self._root = open_store(uri)
         self.uri = uri.rstrip("/")
-        self._filesystem, self._root = open_store(self.uri)
         self.local = cache_folder(self.uri)
 
     def push(self, path: Path) -> None:

@@ -34,8 +34,7 @@ class StoreLock:
         """Take the lock. Raises RunFolderError if another process works in the folder."""
         while not self._mirror.create(self.NAME, self._describe()):
             self._wait_for_silence()
-            with contextlib.suppress(FileNotFoundError):
-                self._mirror.remove(self._mirror.local / self.NAME)
+            self._mirror.remove(self._mirror.local / self.NAME)
         threading.Thread(target=self._renew, daemon=True).start()
 
     def check(self) -> None:
