@@ -16,6 +16,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from benchmarks.virtual import Process, World
@@ -46,12 +47,17 @@ class Specialist:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where they run. up, down: mean seconds until a node is lost, and seconds until it is back; restarting: above."""
+    """Where they run.
+
+    up: mean seconds until a node is lost; down: seconds until it is back; lost: moments and nodes besides; restarting:
+    see the module.
+    """
 
     slots: int
     up: float | None = None
     down: float = 180.0
     restarting: bool = True
+    lost: tuple[tuple[float, int], ...] = ()
 
 
 @dataclass
@@ -153,10 +159,12 @@ class Ended:
 class Pool:
     """Nodes that come and go, and the workers on them."""
 
-    def __init__(self, world: World, cluster: Cluster, jobs: int, queue: CountedQueue, course: Course, seed: int) -> None:
+    def __init__(
+        self, world: World, cluster: Cluster, jobs: int, queue: CountedQueue, course: Course, seed: int
+    ) -> None:
         self._world, self._cluster, self._queue, self._course = world, cluster, queue, course
         self._most, self._rng = min(jobs, cluster.slots), random.Random(seed)
-        self._nodes = {node: True for node in range(-(-cluster.slots // SLOTS_A_NODE))}
+        self._nodes = dict.fromkeys(range(-(-cluster.slots // SLOTS_A_NODE)), True)
         self._workers: dict[int, Process] = {}  # by slot
         self._names, self._considered, self.ended = 0, 0.0, Ended(world)
 
@@ -164,11 +172,12 @@ class Pool:
         """Start all workers at once, and the nodes' fates."""
         self._note_slots()
         self._start_group(after=0.0)
-        if self._cluster.up is not None:
-            for node in self._nodes:
-                self._doom(node)
-            if self._cluster.restarting:
-                self._world.call_at(RESIZE_SECONDS, self._consider_growth)
+        for moment, node in self._cluster.lost:
+            self._world.call_at(moment, partial(self._lose, node))
+        for node in self._nodes:
+            self._doom(node)
+        if self._cluster.restarting:
+            self._world.call_at(RESIZE_SECONDS, self._consider_growth)
 
     def _slots_up(self) -> list[int]:
         every = range(self._cluster.slots)
@@ -199,8 +208,10 @@ class Pool:
         return self._world.start(live)
 
     def _doom(self, node: int) -> None:
-        assert self._cluster.up is not None
-        self._world.call_at(self._world.now + self._rng.expovariate(1 / self._cluster.up), lambda: self._lose(node))
+        if self._cluster.up is not None:
+            self._world.call_at(
+                self._world.now + self._rng.expovariate(1 / self._cluster.up), partial(self._lose, node)
+            )
 
     def _lose(self, node: int) -> None:
         if self.ended.happened:
@@ -213,7 +224,7 @@ class Pool:
             self._world.kill(worker)
         if self._cluster.restarting and mine:
             self._start_group(after=START_SECONDS)
-        self._world.call_at(self._world.now + self._cluster.down, lambda: self._return(node))
+        self._world.call_at(self._world.now + self._cluster.down, partial(self._return, node))
 
     def _return(self, node: int) -> None:
         if self.ended.happened:
