@@ -242,7 +242,7 @@ class Pool:
     def _consider_growth(self) -> None:
         if self.ended.happened:
             return
-        if self._world.now - self._considered >= RESIZE_SECONDS:
+        if self._world.now >= self._considered + RESIZE_SECONDS:
             self._considered = self._world.now
             if min(len(self._slots_up()), self._most) != len(self._workers):
                 self._start_group(after=START_SECONDS)

@@ -77,15 +77,22 @@ class WorkQueue:
         self._recent = dict(self._entries)  # the last changed last
         self._next_expiry = math.inf  # no lease ends before
         self._worker_of_rank: dict[int, str] = {}
+        self._world = 0
         self._version = 0
         self._closed = False
 
     def enlist(self, worker: str, rank: int, world: int) -> None:
-        """A worker begins as one of `world`. It replaces the earlier one of its rank; ranks beyond `world` are gone."""
-        gone = {old for place, old in self._worker_of_rank.items() if place == rank or place >= world} - {worker}
-        for entry in [self._running[old] for old in gone if old in self._running]:
-            self._give_back(entry, f"worker {entry.worker} died", "")
-        self._worker_of_rank = {place: old for place, old in self._worker_of_rank.items() if old not in gone}
+        """A worker begins as one of `world`, and replaces the earlier one of its rank, which has died with its job.
+
+        A group of another size has begun anew as a whole, because a node came or went: no job is to blame.
+        """
+        if world != self._world:
+            for entry in list(self._running.values()):
+                self._change(entry, "waiting", entry.worker)
+            self._worker_of_rank, self._world = {}, world
+        old = self._worker_of_rank.get(rank, worker)
+        if old != worker and old in self._running:
+            self._give_back(self._running[old], f"worker {old} died", "")
         self._worker_of_rank[rank] = worker
 
     def claim(self, worker: str, now: float) -> Claim:

@@ -146,6 +146,16 @@ def test_a_smaller_group_gives_back_the_jobs_of_missing_ranks() -> None:
     assert [state_of(queue, job) for job in "xy"] == ["waiting", "waiting"]
 
 
+def test_a_group_of_another_size_blames_nobody() -> None:
+    queue = make_queue("x", max_attempts=1)
+    for world in (2, 1, 2, 3):
+        for rank in range(world):
+            queue.enlist(f"{world}:{rank}", rank, world)
+        assert claimed(queue, f"{world}:0") == "x"
+    queue.enlist("another", rank=0, world=3)
+    assert state_of(queue, "x") == "failed"
+
+
 def test_progress_forgives_interruptions() -> None:
     queue = make_queue("x", max_attempts=2)
     for round_ in range(5):

@@ -65,10 +65,10 @@ def test_a_lost_node_alone_leaves_the_others_at_work() -> None:
 @pytest.mark.parametrize("restarting", [True, False])
 def test_no_finished_epoch_is_trained_again(restarting: bool) -> None:
     specialists = [Specialist(cost, 10, cost) for cost in range(1, 31)]
-    cluster = Cluster(16, up=300, down=60, restarting=restarting)
+    cluster = Cluster(16, up=250, down=60, restarting=restarting)
     course = simulate(specialists, cluster, seed=3)
     assert len(course.ends) == 30 - course.failed
-    assert course.losses > 3
+    assert course.losses >= 3
     assert course.failed == 0
     again = course.trained - sum(one.seconds for one in specialists)
     assert 0 < again < course.interruptions * 30
