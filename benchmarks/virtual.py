@@ -1,8 +1,8 @@
 """A clock that only waiting moves: many processes of ordinary, blocking code, simulated one at a time.
 
 Comes in: functions that wait by `World.sleep`. Goes out: the same course for the same functions, whatever the machine
-does meanwhile. Each process is a thread, and exactly one runs: it hands over when it waits. (Threads, because the code
-under test calls the wait from deep inside.)
+does meanwhile. Each process is a thread, and exactly one runs: when it waits, it does what is due next, or hands over
+to the process whose turn that is. (Threads, because the code under test calls the wait from deep inside.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 
 def closed_gate() -> threading.Lock:
-    """A lock that is held: acquire waits until another thread releases. Measured: a tenth of a Semaphore's time."""
+    """A lock that is held: acquire waits until another thread releases."""
     gate = threading.Lock()
     gate.acquire()
     return gate
@@ -26,10 +26,10 @@ class Killed(BaseException):
 
 
 class Process:
-    """A simulated process. cpu: seconds of processor time of its own code."""
+    """A simulated process. cpu: processor seconds of its own code, without waiting; wakes: appointments so far."""
 
     def __init__(self, world: World, body: Callable[[], None]) -> None:
-        self.cpu, self.killed, self.ended, self.wake = 0.0, False, False, 0
+        self.cpu, self.killed, self.ended, self.wakes = 0.0, False, False, 0
         self.turn = closed_gate()
         self._world, self._body, self._waited = world, body, 0.0
         threading.Thread(target=self._live, daemon=True).start()
@@ -44,15 +44,14 @@ class Process:
             pass
         except BaseException as error:
             self._world.errors.append(error)
-        self.cpu += time.thread_time() - began - self._waited
+        self.cpu = time.thread_time() - began - self._waited
         self.ended = True
-        self._world.handed_back.release()
+        self._world.hand_over(None)
 
-    def wait_for_turn(self) -> None:
-        """Hand over until woken. Raises Killed."""
+    def wait(self) -> None:
+        """Until it is this process's turn. Raises Killed."""
         began = time.thread_time()
-        self._world.handed_back.release()
-        self.turn.acquire()
+        self._world.hand_over(self)
         self._waited += time.thread_time() - began
         if self.killed:
             raise Killed
@@ -63,12 +62,12 @@ class World:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.handed_back = closed_gate()
         self.errors: list[BaseException] = []
-        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._agenda: list[tuple[float, int, Callable[[], Process | None]]] = []
         self._order = itertools.count()
         self._current: Process | None = None
         self._processes: list[Process] = []
+        self._over = closed_gate()
 
     def monotonic(self) -> float:
         """The time."""
@@ -79,11 +78,11 @@ class World:
         process = self._current
         assert process is not None, "only a process waits"
         self._wake(process, self.now + seconds)
-        process.wait_for_turn()
+        process.wait()
 
     def call_at(self, moment: float, function: Callable[[], None]) -> None:
         """Have a function called; it must not wait."""
-        heapq.heappush(self._agenda, (moment, next(self._order), function))
+        self._note(moment, function)
 
     def start(self, body: Callable[[], None]) -> Process:
         """Begin a process now."""
@@ -99,25 +98,46 @@ class World:
             self._wake(process, self.now)
 
     def run(self) -> None:
-        """Until nothing is left to do. Raises the first error of a process."""
+        """Until nothing is left to do. Raises the first error of a process or a function."""
+        self._run_agenda()
+        if self.errors:
+            self._agenda.clear()
+            for process in self._processes:  # their threads end with the world
+                self.kill(process)
+            errors, self.errors = self.errors, []
+            self._run_agenda()
+            raise errors[0]
+
+    def _run_agenda(self) -> None:
+        self.hand_over(None)
+        self._over.acquire()
+
+    def hand_over(self, waiting: Process | None) -> None:
+        """Do what is due until it is a process's turn. `waiting` returns when it is its turn; None at once."""
+        due = self._find_due()
+        if due is waiting and due is not None:
+            return
+        (self._over if due is None else due.turn).release()
+        if waiting is not None:
+            waiting.turn.acquire()
+
+    def _find_due(self) -> Process | None:
+        """Call functions that are due, up to the next process, whose turn it is; None: nothing is left."""
         while self._agenda and not self.errors:
             self.now, _, function = heapq.heappop(self._agenda)
-            function()
-        for process in self._processes:  # their threads must not outlive an error
-            self.kill(process)
-            self._resume(process, process.wake)
-        if self.errors:
-            raise self.errors[0]
+            try:
+                self._current = function()
+            except BaseException as error:
+                self.errors.append(error)
+            else:
+                if self._current is not None:
+                    return self._current
+        return None
 
     def _wake(self, process: Process, moment: float) -> None:
-        process.wake += 1  # earlier appointments are void
-        wake = process.wake
-        self.call_at(moment, lambda: self._resume(process, wake))
+        process.wakes += 1  # earlier appointments are void
+        wake = process.wakes
+        self._note(moment, lambda: process if process.wakes == wake and not process.ended else None)
 
-    def _resume(self, process: Process, wake: int) -> None:
-        if process.ended or process.wake != wake:
-            return
-        self._current = process
-        process.turn.release()
-        self.handed_back.acquire()
-        self._current = None
+    def _note(self, moment: float, function: Callable[[], Process | None]) -> None:
+        heapq.heappush(self._agenda, (moment, next(self._order), function))
