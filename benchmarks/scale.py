@@ -121,7 +121,7 @@ def measure_orders(
     """By order of giving, how far the makespan is over the bound, in percent, by seed."""
     over: dict[str, list[float]] = {name: [] for name in ORDERS}
     for seed in seeds:
-        specialists = draw_specialists(profile, count, LONG, seed)
+        specialists = draw_specialists(profile, count, 1.0, seed)
         for name, order in ORDERS.items():
             ordered = [replace(one, cost=order(one)) for one in specialists]
             course = simulate(ordered, Cluster(slots), seed)
