@@ -40,6 +40,8 @@ def train_profiles(runs: Path) -> dict[str, list[dict[str, float]]]:
 
     torch.set_num_threads(1)  # so that processor seconds are those of an idle machine
     profiles, first = {}, None
+    warm_up = {"data": "digits", "run_dir": runs / "scale-warm-up", "cluster": {"backend": "none"}}
+    launch(build_config(warm_up), until="specialists")  # or the first would load the kernels
     for name, settings in PROFILES.items():
         specialists = {"groups": GROUPS, **settings}
         folder = runs / f"scale-{name.replace(' ', '-')}"
