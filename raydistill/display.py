@@ -6,7 +6,9 @@ Comes in: stages, fractions and job events. Goes out: text on standard error. Th
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol
 
 from rich.console import Console
@@ -15,6 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from raydistill.execution import JobEvent
 
 PLAIN_SECONDS = 10.0
+SHOWN_JOBS = 4  # of those that run, in a line
 
 
 class Display(Protocol):
@@ -62,32 +65,46 @@ class Silent:
 
 
 class JobBoard:
-    """The latest state of each job of a stage, summed up in one line."""
+    """The latest state of each job of a stage, summed up in one line, in the same time for any number of jobs."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, JobEvent] = {}
+        self._running: dict[str, JobEvent] = {}
+        self._counts: Counter[str] = Counter()
+        self._passed = 0.0
 
     def add(self, event: JobEvent) -> None:
         """Take in an event."""
+        before = self.jobs.get(event.job)
+        if before is not None:
+            self._counts[before.state] -= 1
+            self._passed -= _progress(before)
         self.jobs[event.job] = event
+        self._counts[event.state] += 1
+        self._passed += _progress(event)
+        if event.state == "running":
+            self._running[event.job] = event
+        else:
+            self._running.pop(event.job, None)
 
     def fraction(self) -> float:
         """Mean progress of all jobs, 0 to 1."""
-        done = (1.0 if job.state == "done" else float(job.progress.get("fraction", 0.0)) for job in self.jobs.values())
-        return sum(done) / max(1, len(self.jobs))
+        return min(1.0, self._passed / max(1, len(self.jobs)))
 
     def describe(self) -> str:
         """Counts by state, and epoch and accuracy of those running."""
-        counts = {
-            state: sum(job.state == state for job in self.jobs.values())
-            for state in ("running", "done", "waiting", "failed")
-        }
-        at_work = [job for job in self.jobs.values() if job.state == "running"]
+        at_work = list(islice(self._running.values(), SHOWN_JOBS))
         if len(self.jobs) == 1 and at_work:
             return describe_progress(at_work[0]) or "started"
+        counts = {state: self._counts[state] for state in ("running", "done", "waiting", "failed")}
         running = [": ".join(filter(None, (job.job, describe_progress(job)))) for job in at_work]
         text = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-        return text + (f" ({'; '.join(running[:4])}{'; …' if len(running) > 4 else ''})" if running else "")
+        return text + (f" ({'; '.join(running)}{'; …' if len(self._running) > SHOWN_JOBS else ''})" if running else "")
+
+
+def _progress(event: JobEvent) -> float:
+    """How far a job is, 0 to 1."""
+    return 1.0 if event.state == "done" else float(event.progress.get("fraction", 0.0))
 
 
 def describe_progress(event: JobEvent) -> str:

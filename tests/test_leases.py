@@ -35,6 +35,24 @@ def test_equal_costs_keep_their_order() -> None:
     assert [claimed(queue, worker) for worker in "abc"] == ["x", "y", "z"]
 
 
+def test_what_is_given_back_keeps_its_place() -> None:
+    queue = make_queue("x", "y", "z")
+    assert [claimed(queue, worker) for worker in "ab"] == ["x", "y"]
+    queue.fail("a", "x", "ValueError: no", "")
+    queue.fail("b", "y", "ValueError: no", "")
+    assert [claimed(queue, worker) for worker in "cde"] == ["x", "y", "z"]
+
+
+def test_each_lease_ends_by_itself() -> None:
+    queue = make_queue("x", "y", "z")
+    for now, worker in enumerate("abc"):
+        queue.claim(worker, now)
+    queue.beat("a", "x", {}, 9)
+    for now, states in [(10, "rrr"), (11.5, "rwr"), (12.5, "rww"), (19, "rww"), (19.5, "www")]:
+        queue.expire(now)
+        assert [state_of(queue, job)[0] for job in "xyz"] == list(states)
+
+
 def test_names_are_unique() -> None:
     with pytest.raises(ValueError, match="'x'"):
         make_queue("x", "x")
@@ -128,6 +146,16 @@ def test_a_smaller_group_gives_back_the_jobs_of_missing_ranks() -> None:
     assert [state_of(queue, job) for job in "xy"] == ["waiting", "waiting"]
 
 
+def test_a_group_of_another_size_blames_nobody() -> None:
+    queue = make_queue("x", max_attempts=1)
+    for world in (2, 1, 2, 3):
+        for rank in range(world):
+            queue.enlist(f"{world}:{rank}", rank, world)
+        assert claimed(queue, f"{world}:0") == "x"
+    queue.enlist("another", rank=0, world=3)
+    assert state_of(queue, "x") == "failed"
+
+
 def test_progress_forgives_interruptions() -> None:
     queue = make_queue("x", max_attempts=2)
     for round_ in range(5):
@@ -153,6 +181,16 @@ def test_changes_are_news_only() -> None:
     version, events = queue.changes(version)
     assert [(event.job, event.state, event.progress) for event in events] == [("x", "running", {"epoch": 1})]
     assert queue.changes(version)[1] == []
+
+
+def test_news_come_in_the_order_of_the_last_change() -> None:
+    queue = make_queue("x", "y", "z")
+    version, _ = queue.changes(0)
+    for worker in "abc":
+        queue.claim(worker, 0)
+    queue.beat("a", "x", {"epoch": 1}, 1)
+    assert [event.job for event in queue.changes(version)[1]] == ["y", "z", "x"]
+    assert sorted(event.job for event in queue.changes(0)[1]) == ["x", "y", "z"]
 
 
 def test_a_closed_queue_gives_nothing_and_takes_all_back() -> None:

@@ -73,9 +73,9 @@ def run_trainer(
     queue = start_queue(name, jobs, options.lease_seconds)
     try:
         error = follow(build(name, queue).fit, queue, on_event)
-        outcomes, failures, unfinished = ray.get(queue.results.remote())
+        outcomes, failures, unfinished = queue.results()
     finally:
-        ray.kill(queue)
+        ray.kill(queue.actor)
     if failures:
         raise describe_failures(failures) from error
     if unfinished:
@@ -144,7 +144,7 @@ def follow(fit: Callable[[], Any], queue: Any, on_event: Callable[[JobEvent], No
         emit_events(ended, queue, on_event)
     except BaseException:
         with contextlib.suppress(RayError):  # the signal may have ended Ray as well
-            ray.get(queue.close.remote())
+            queue.close()
             ended.wait(END_SECONDS)
         raise
     return errors[0] if errors else None
@@ -155,6 +155,6 @@ def emit_events(ended: threading.Event, queue: Any, on_event: Callable[[JobEvent
     version, last = 0, False
     while not last:
         last = ended.wait(POLL_SECONDS)
-        version, events = ray.get(queue.changes.remote(version))
+        version, events = queue.changes(version)
         for event in events:
             on_event(event)

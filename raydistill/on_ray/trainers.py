@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import ray
 import ray.train
 import torch.distributed as dist
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
@@ -62,13 +61,13 @@ def train_share(config: dict[str, Any]) -> None:
         outcome = run_job(claim.job, beat, holder, claim.attempts)
     except Exception as error:
         # The first rank to fail is heard: the others fail because of it.
-        ray.get(queue.fail.remote(holder, claim.job.name, describe_error(error), traceback.format_exc()))
+        queue.fail(holder, claim.job.name, describe_error(error), traceback.format_exc())
         raise
     finally:
         if watchdog:
             watchdog.stop()
     if rank == 0:
-        ray.get(queue.finish.remote(claim.job.name, outcome))
+        queue.finish(claim.job.name, outcome)
 
 
 def claim_together(queue: Any, rank: int) -> tuple[str, Claim]:
@@ -76,8 +75,8 @@ def claim_together(queue: Any, rank: int) -> tuple[str, Claim]:
     answer: list[Any] = [None, None]
     if rank == 0:
         worker = name_worker()
-        ray.get(queue.enlist.remote(worker, 0, 1))
-        answer = [worker, ray.get(queue.claim.remote(worker))]
+        queue.enlist(worker, 0, 1)
+        answer = [worker, queue.claim(worker)]
     dist.broadcast_object_list(answer, src=0)
     return answer[0], answer[1]
 

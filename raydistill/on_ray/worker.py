@@ -13,10 +13,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import ray
 import ray.train
 
 from raydistill.execution import Job, LeaseLost, describe_error, run_job
+from raydistill.on_ray.queue import Clock
 
 BEAT_SECONDS = 1.0
 IDLE_SECONDS = 0.5
@@ -53,48 +53,52 @@ class Watchdog:
 class Reporter:
     """The Beat of a job in the pool: at most one call a second reaches the queue. Raises LeaseLost."""
 
-    def __init__(self, queue: Any, worker: str, job: str, watchdog: Watchdog) -> None:
+    def __init__(self, queue: Any, worker: str, job: str, watchdog: Watchdog, clock: Clock = time) -> None:
         self._queue, self._worker, self._job, self._watchdog = queue, worker, job, watchdog
-        self._next = 0.0
+        self._clock, self._next = clock, 0.0
 
     def __call__(self, progress: dict[str, Any]) -> None:
         """Report."""
-        if time.monotonic() < self._next:
+        if self._clock.monotonic() < self._next:
             return
         self._watchdog.pat()  # before the call: our deadline must not be later than the queue's
-        if not ray.get(self._queue.beat.remote(self._worker, self._job, progress)):
+        if not self._queue.beat(self._worker, self._job, progress):
             raise LeaseLost(self._job)
-        self._next = time.monotonic() + BEAT_SECONDS
+        self._next = self._clock.monotonic() + BEAT_SECONDS
 
 
 def work(config: dict[str, Any]) -> None:
     """Ray Train's function: run jobs of the queue until it is drained. config: queue, lease_seconds."""
-    queue, lease_seconds = config["queue"], config["lease_seconds"]
-    context, worker = ray.train.get_context(), name_worker()
-    ray.get(queue.enlist.remote(worker, context.get_world_rank(), context.get_world_size()))
+    queue, context, worker = config["queue"], ray.train.get_context(), name_worker()
+    queue.enlist(worker, context.get_world_rank(), context.get_world_size())
+    take_jobs(queue, worker, config["lease_seconds"])
+
+
+def take_jobs(queue: Any, worker: str, lease_seconds: float, clock: Clock = time) -> None:
+    """Claim and run until the queue is drained. queue: a JobQueue, or the RemoteQueue of one."""
     while True:
-        claim = ray.get(queue.claim.remote(worker))
+        claim = queue.claim(worker)
         if claim.job is not None:
-            attempt_job(queue, worker, claim.job, claim.attempts, lease_seconds)
+            attempt_job(queue, worker, claim.job, claim.attempts, lease_seconds, clock)
         elif claim.drained:
             return
         else:
-            time.sleep(IDLE_SECONDS)  # others hold the last jobs, and may lose them
+            clock.sleep(IDLE_SECONDS)  # others hold the last jobs, and may lose them
 
 
-def attempt_job(queue: Any, worker: str, job: Job, attempts: int, lease_seconds: float) -> None:
+def attempt_job(queue: Any, worker: str, job: Job, attempts: int, lease_seconds: float, clock: Clock = time) -> None:
     """Run one job and tell the queue how it went."""
     watchdog = Watchdog(lease_seconds)
     try:
-        outcome = run_job(job, Reporter(queue, worker, job.name, watchdog), worker, attempts)
+        outcome = run_job(job, Reporter(queue, worker, job.name, watchdog, clock), worker, attempts)
     except LeaseLost:
         return
     except (Exception, SystemExit) as error:
-        ray.get(queue.fail.remote(worker, job.name, describe_error(error), traceback.format_exc()))
+        queue.fail(worker, job.name, describe_error(error), traceback.format_exc())
         return
     finally:
         watchdog.stop()
-    ray.get(queue.finish.remote(job.name, outcome))
+    queue.finish(job.name, outcome)
 
 
 def name_worker() -> str:
