@@ -4,7 +4,9 @@
     ├── ConfigError            a setting is unknown, of the wrong type or out of range
     ├── DataError              the examples or labels cannot be used
     ├── ModelError             a model does not fit the data
-    └── RunFolderError         the run folder is in use, of another configuration, or not ours
+    ├── RunFolderError         the run folder is in use, of another configuration, or not ours
+    └── StorageError           storage refuses to write, for longer than is waited for
+        └── DiskFullError      there is no room left
 
 The command line prints the message alone and exits with 2; nothing has been overwritten.
 """
@@ -28,3 +30,11 @@ class ModelError(RaydistillError):
 
 class RunFolderError(RaydistillError):
     """The run folder is in use, belongs to another configuration, or is not a run folder."""
+
+
+class StorageError(RaydistillError):
+    """Storage refused to write for longer than is waited for; whatever was written before is whole."""
+
+
+class DiskFullError(StorageError):
+    """There is no room left, or a quota is used up."""

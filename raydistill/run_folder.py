@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from raydistill.config import Config
 from raydistill.errors import RunFolderError
-from raydistill.files import hash_file, hash_json, read_json, write_aside, write_json
+from raydistill.files import hash_file, hash_json, read_json, write_aside, write_json, write_text
 from raydistill.version import __version__
 
 STAGES = (
@@ -245,8 +245,8 @@ class RunFolder:
 
     def _mark_begun(self, stage: str, key: str) -> None:
         mark = self._begun_path(stage)
-        mark.parent.mkdir(exist_ok=True)
-        mark.write_text(key)
+        if not mark.exists() or mark.read_text() != key:
+            write_text(mark, key)
 
     def _check_unused(self) -> None:
         ours = {".lock", ".owner.json"}
@@ -267,6 +267,7 @@ class RunFolder:
 def result_settings(config: Config) -> dict[str, Any]:
     """The settings that decide results, as JSON."""
     settings = config.model_dump(mode="json")
+    del settings["specialists"]["on_failure"]  # what is finished stands either way
     return {name: value for name, value in settings.items() if name not in _NOT_RESULTS}
 
 

@@ -1,11 +1,15 @@
 """What runs in a worker process of the pool: take a job, run it, report, until none is left.
 
 Workers never talk to each other. There is no process group: a job sees itself as the only worker of its training.
+
+SIGTERM, by which machines are taken away with 30 seconds' notice, ends a worker after its job's next checkpoint, or
+after NOTICE_SECONDS without one; the job goes back to the queue at once, and goes on elsewhere from that checkpoint.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -16,10 +20,12 @@ from typing import Any
 import ray
 import ray.train
 
-from raydistill.execution import Job, LeaseLost, describe_error, run_job
+from raydistill.execution import Job, LeaseLost, describe_error, is_final, run_job
 
 BEAT_SECONDS = 1.0
 IDLE_SECONDS = 0.5
+NOTICE_SECONDS = 20.0  # of the 30 that Kubernetes and spot machines give
+TERMINATED = 128 + signal.SIGTERM
 
 
 class Watchdog:
@@ -50,15 +56,52 @@ class Watchdog:
                 return
 
 
+class Notice:
+    """Whether this process has been told to end. `give` is the handler of SIGTERM, in the process's main thread."""
+
+    def __init__(self, seconds: float = NOTICE_SECONDS, end: Callable[[], None] = lambda: os._exit(TERMINATED)) -> None:
+        self._seconds, self._end = seconds, end
+        self._given = threading.Event()
+
+    def give(self, *_: Any) -> None:
+        """This process ends after so many seconds, if not before."""
+        if not self._given.is_set():
+            self._given.set()
+            timer = threading.Timer(self._seconds, self._end)
+            timer.daemon = True
+            timer.start()
+
+    def is_given(self) -> bool:
+        """Whether to end at the next opportunity."""
+        return self._given.is_set()
+
+    def end(self) -> None:
+        """End this process now, without Python's own end: Ray's threads would delay it."""
+        self._end()
+
+
+NOTICE = Notice()  # of this process, as its signals are
+
+
+def heed_notice() -> None:
+    """Let SIGTERM give notice. For the main thread; Ray's own handler would end the process in the middle of a pass."""
+    signal.signal(signal.SIGTERM, NOTICE.give)
+
+
 class Reporter:
     """The Beat of a job in the pool: at most one call a second reaches the queue. Raises LeaseLost."""
 
-    def __init__(self, queue: Any, worker: str, job: str, watchdog: Watchdog) -> None:
+    def __init__(self, queue: Any, worker: str, job: str, watchdog: Watchdog, notice: Notice = NOTICE) -> None:
         self._queue, self._worker, self._job, self._watchdog = queue, worker, job, watchdog
+        self._notice, self._epoch = notice, 0
         self._next = 0.0
 
     def __call__(self, progress: dict[str, Any]) -> None:
         """Report."""
+        before, self._epoch = self._epoch, int(progress.get("epoch", 0))
+        if self._notice.is_given() and self._epoch > before:  # the checkpoint of this epoch has just been written
+            ray.get(self._queue.release.remote(self._worker, self._job))
+            self._notice.end()
         if time.monotonic() < self._next:
             return
         self._watchdog.pat()  # before the call: our deadline must not be later than the queue's
@@ -72,7 +115,7 @@ def work(config: dict[str, Any]) -> None:
     queue, lease_seconds = config["queue"], config["lease_seconds"]
     context, worker = ray.train.get_context(), name_worker()
     ray.get(queue.enlist.remote(worker, context.get_world_rank(), context.get_world_size()))
-    while True:
+    while not NOTICE.is_given():
         claim = ray.get(queue.claim.remote(worker))
         if claim.job is not None:
             attempt_job(queue, worker, claim.job, claim.attempts, lease_seconds)
@@ -80,6 +123,7 @@ def work(config: dict[str, Any]) -> None:
             return
         else:
             time.sleep(IDLE_SECONDS)  # others hold the last jobs, and may lose them
+    NOTICE.end()
 
 
 def attempt_job(queue: Any, worker: str, job: Job, attempts: int, lease_seconds: float) -> None:
@@ -90,7 +134,7 @@ def attempt_job(queue: Any, worker: str, job: Job, attempts: int, lease_seconds:
     except LeaseLost:
         return
     except (Exception, SystemExit) as error:
-        ray.get(queue.fail.remote(worker, job.name, describe_error(error), traceback.format_exc()))
+        ray.get(queue.fail.remote(worker, job.name, describe_error(error), traceback.format_exc(), is_final(error)))
         return
     finally:
         watchdog.stop()
