@@ -39,7 +39,7 @@ PASSING = (
 )
 """What network file systems answer while their server is away. EACCES and EROFS last, and are told at once."""
 WAIT_SECONDS = 60.0
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 8.0  # seconds between two attempts: each is twice the last
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0  # seconds between two attempts: each is twice the last
 
 
 @contextlib.contextmanager
