@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from .cluster import Raylets
+from benchmarks.raylets import Raylets
+
+NODES = 2
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Raylets]:
-    cluster = Raylets()
+    tests = Path(__file__).parent.parent
+    cluster = Raylets(NODES, [tests, tests.parent])
     yield cluster
     cluster.close()
 
@@ -19,5 +23,5 @@ def shared() -> Iterator[Raylets]:
 @pytest.fixture
 def raylets(shared: Raylets) -> Raylets:
     """Two nodes with a GPU each, besides the head, whatever the last test did."""
-    shared.restore()
+    shared.restore(NODES)
     return shared

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,12 +64,11 @@ class FakeQueue:
         self.calls: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
-        class Method:
-            def remote(_, *arguments: Any) -> bool:
-                self.calls.append(name)
-                return True
+        def remote(*arguments: Any) -> bool:
+            self.calls.append(name)
+            return True
 
-        return Method()
+        return SimpleNamespace(remote=remote)
 
 
 class Ended(BaseException):
