@@ -15,8 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the package of this checkout, if none is installed
 
-from raydistill.cli import finish_run, read_settings
-from raydistill.errors import RaydistillError
+from raydistill.cli import end_well, finish_run, read_settings
 from raydistill.storage import is_uri
 
 
@@ -31,16 +30,16 @@ def settle(folder: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Run, and return the exit code: 0 done, 2 bad input."""
-    try:
+    """Run, and return the exit code, as raydistill run does."""
+
+    def run() -> int:
         config, given = read_settings("run", argv)
         config = config.model_copy(update={"run_dir": settle(config.run_dir)})
         given.start_from = given.start_from and settle(given.start_from)
         print(f"run folder: {config.run_dir}", flush=True)
         return finish_run(config, given)
-    except RaydistillError as error:
-        print(f"raydistill: {error}", file=sys.stderr)
-        return 2
+
+    return end_well(run)
 
 
 if __name__ == "__main__":

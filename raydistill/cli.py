@@ -1,8 +1,8 @@
 """The command line: raydistill plan | run | status | report | predict | export.
 
-Comes in: arguments. Goes out: an exit code: 0 done; 2 bad input, told in one line; 130 interrupted; 141 the reader of
-the output has gone; 1 anything unexpected. Heavy modules are imported by the command that needs them, so that --help
-answers at once.
+Comes in: arguments. Goes out: an exit code: 0 done; 2 bad input or a full disk, told in one line; 130 interrupted by
+Ctrl-C, 143 by SIGTERM; 141 the reader of the output has gone; 1 anything unexpected. Heavy modules are imported by the
+command that needs them, so that --help answers at once.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Any, NoReturn
 
 from raydistill.config import Config, build_config, read_config_file, suggest_field
 from raydistill.errors import ConfigError, RaydistillError
+from raydistill.termination import EXIT_CODE, Terminated, exit_on_sigterm
 from raydistill.version import __version__
 
+INTERRUPTED = "raydistill: interrupted; the same command goes on from here"
 COMMANDS = {
     "run": "the whole way from data to student; the same command resumes",
     "plan": "generalist, confusions, groups, and a forecast of what each group could gain; no fan-out",
@@ -43,11 +45,21 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+
+    def run() -> int:
+        command, arguments = split_command(given)
+        return _HANDLERS[command](arguments)
+
+    return end_well(run)
+
+
+def end_well(run: Callable[[], int]) -> int:
+    """The exit code of `run`, or the one of what it raised, which is told in a line. Lets SIGTERM interrupt it."""
+    exit_on_sigterm()
     try:
         try:
-            command, arguments = split_command(argv)
-            return _HANDLERS[command](arguments)
+            return run()
         finally:
             sys.stdout.flush()  # help too is noticed to have no reader here, and not while Python ends
     except BrokenPipeError:
@@ -57,8 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"raydistill: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("raydistill: interrupted; the same command goes on from here", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
+    except Terminated:
+        print(INTERRUPTED, file=sys.stderr)
+        return EXIT_CODE
 
 
 def split_command(argv: list[str]) -> tuple[str, list[str]]:

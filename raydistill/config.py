@@ -122,6 +122,9 @@ class SpecialistsConfig(TrainingConfig):
     # Table 8: with 1.39, without 1.03
     prior_correction: bool = True
     """undo that share, so that a specialist's probabilities hold for the natural share of its classes"""
+    on_failure: Literal["stop", "skip"] = "stop"
+    """when a specialist fails at every attempt: stop, once all others are trained; or skip it, go on with the others,
+    and say so in the report. Changing it redoes nothing that is finished; stop tries skipped ones again"""
 
 
 class EnsembleConfig(Section):

@@ -5,7 +5,8 @@
     ├── DataError              the examples or labels cannot be used
     ├── ModelError             a model does not fit the data
     ├── RunFolderError         the run folder is in use, of another configuration, or not ours
-    └── StorageError           an object store does not answer, or gives damaged bytes
+    └── StorageError           storage refuses to write for longer than is waited for, or gives damaged bytes
+        └── DiskFullError      there is no room left
 
 The command line prints the message alone and exits with 2; nothing has been overwritten.
 """
@@ -32,4 +33,8 @@ class RunFolderError(RaydistillError):
 
 
 class StorageError(RaydistillError):
-    """An object store does not answer, or gives damaged bytes."""
+    """Storage refused for longer than is waited for, or gave damaged bytes; what was written before is whole."""
+
+
+class DiskFullError(StorageError):
+    """There is no room left, or a quota is used up."""

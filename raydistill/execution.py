@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
+from raydistill.errors import DiskFullError, RaydistillError, StorageError
+
 Beat = Callable[[dict[str, Any]], None]
 """Progress, {"epoch": 2, "epochs": 8, "fraction": 0.25}; "epoch" counts completed ones. Raises LeaseLost, StopTrial."""
 JobFunction = Callable[[dict[str, Any], Beat], dict[str, Any]]
@@ -85,18 +87,33 @@ class LeaseLost(Exception):
     """Raised by beat: the job was given to another worker. Job functions let it through."""
 
 
-class JobFailed(Exception):
-    """A job failed for good. Notes hold the whole traceback, where there is one."""
+@dataclass(frozen=True)
+class Failure:
+    """A job that failed for good. reason: the last line of its traceback; trace: all of it, where there is one."""
 
-    def __init__(self, job: str, attempts: int, reason: str, others: tuple[str, ...] = ()) -> None:
-        super().__init__(job, attempts, reason, others)
-        self.job, self.attempts, self.reason, self.others = job, attempts, reason, others
+    job: str
+    attempts: int
+    reason: str
+    trace: str = ""
+
+
+class JobFailed(Exception):
+    """Jobs failed for good; the first one is named first, and its traceback is a note, where there is one.
+
+    outcomes: of the jobs that finished; failures: all of them, in the order of the jobs.
+    """
+
+    def __init__(self, failures: Sequence[Failure], outcomes: Sequence[JobOutcome] = ()) -> None:
+        super().__init__(tuple(failures), tuple(outcomes))
+        self.failures, self.outcomes = tuple(failures), tuple(outcomes)
+        if self.failures[0].trace:
+            self.add_note(self.failures[0].trace)
 
     def __str__(self) -> str:
-        text = (
-            f"job {self.job!r} failed after {self.attempts} attempt{'s' if self.attempts != 1 else ''}: {self.reason}"
-        )
-        return text + (f" (failed as well: {', '.join(self.others)})" if self.others else "")
+        first, *others = self.failures
+        attempts = f"{first.attempts} attempt{'s' if first.attempts != 1 else ''}"
+        text = f"job {first.job!r} failed after {attempts}: {first.reason}"
+        return text + (f" (failed as well: {', '.join(failure.job for failure in others)})" if others else "")
 
 
 class Executor(Protocol):
@@ -112,7 +129,10 @@ class Executor(Protocol):
         """Apply a picklable function of a module to short tasks; values in the order of items; on_done(done, total)."""
 
     def run_jobs(self, jobs: Sequence[Job], on_event: Callable[[JobEvent], None]) -> list[JobOutcome]:
-        """Run independent jobs; outcomes in the order of jobs. Raises JobFailed after every other job has ended."""
+        """Run independent jobs; outcomes in the order of jobs.
+
+        Raises JobFailed after every other job has ended, or StorageError where that is why they failed.
+        """
 
     def search(
         self,
@@ -170,6 +190,26 @@ def run_job(job: Job, beat: Beat, worker: str, attempts: int) -> JobOutcome:
     result = function(job.arguments, beat)
     seconds, cpu_seconds = time.perf_counter() - clock, time.process_time() - cpu
     return JobOutcome(job.name, worker, started, seconds, cpu_seconds, attempts, result)
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether another attempt would fail in the same way: a loss that is not finite, a full disk, bad input.
+
+    A network goes on from the same checkpoint with the same examples, and reaches the same loss.
+    """
+    if isinstance(error, StorageError):
+        return isinstance(error, DiskFullError)
+    return isinstance(error, FloatingPointError | RaydistillError)
+
+
+def report_failures(failures: Sequence[Failure], outcomes: Sequence[JobOutcome]) -> JobFailed | StorageError:
+    """What to raise for jobs that failed. That storage refuses to write is no job's fault, and the same for all."""
+    for kind in (DiskFullError, StorageError):
+        for failure in failures:
+            name, _, text = failure.reason.partition(": ")
+            if name == kind.__name__:
+                return kind(text)
+    return JobFailed(failures, outcomes)
 
 
 def describe_error(error: BaseException) -> str:

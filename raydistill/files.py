@@ -2,21 +2,28 @@
 
 Comes in: a path and a value. Goes out: a file that a reader sees complete, even if the writer is killed at any moment.
 Every write and removal below a folder that a `Replica` follows reaches it (storage.py: its objects in a store).
+Storage that refuses to write is waited for, up to a minute, where the value can be written again; a full disk is told
+at once.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from raydistill.errors import DiskFullError, StorageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +32,15 @@ Array = NDArray[Any]
 Sparse = Any
 """A scipy.sparse.csr_array: scipy brings no types."""
 WRITE_BYTES = 1 << 20  # gathered before they are handed to the system
+FULL = (errno.ENOSPC, errno.EDQUOT)
+PASSING = (
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EREMOTEIO, errno.ENOTCONN),
+    *(errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+    *(errno.ENETDOWN, errno.ENETUNREACH),
+)
+"""What network file systems answer while their server is away. EACCES and EROFS last, and are told at once."""
+WAIT_SECONDS = 60.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0  # seconds between two attempts: each is twice the last
 
 
 class Replica(Protocol):
@@ -82,23 +98,64 @@ def _find_replicas(path: Path) -> list[Replica]:
 
 @contextlib.contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; on success flush it to disk and rename it, on failure remove it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Give a temporary path beside `path`; on success flush it to disk and rename it, on failure remove it.
+
+    Raises DiskFullError, a line with the remedy, where there is no room.
+    """
     aside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")  # some writers look at the suffix
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
+    except OSError as error:
+        if error.errno in FULL:
+            raise DiskFullError(describe_full(path, error)) from error
+        raise
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # storage that refuses to write refuses this, too
+            aside.unlink(missing_ok=True)
     publish(path)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """As `write_aside`, by write(aside); storage that refuses for a while is waited for.
+
+    Raises StorageError where it refuses for longer than WAIT_SECONDS, DiskFullError at once.
+    """
+    began, pause = time.monotonic(), FIRST_PAUSE
+    while True:
+        try:
+            with write_aside(path) as aside:
+                write(aside)
+            return
+        except OSError as error:
+            if error.errno not in PASSING:
+                raise
+            if time.monotonic() - began + pause > WAIT_SECONDS:
+                raise StorageError(
+                    f"storage: {str(path.parent)!r} refuses to be written for {WAIT_SECONDS:.0f} s ({error.strerror});"
+                    " when it can be written again, the same command goes on from here"
+                ) from error
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def describe_full(path: Path, error: OSError) -> str:
+    """The line for a full disk: the folder, the bytes free, the remedy."""
+    free = "an unknown number of"
+    with contextlib.suppress(OSError):
+        free = f"{shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free:,}"
+    return (
+        f"storage: {str(path.parent)!r} cannot be written ({error.strerror}; {free} bytes free);"
+        " make room, and the same command goes on from here"
+    )
 
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8."""
-    with write_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -113,16 +170,19 @@ def read_json(path: Path) -> Any:
 
 def write_array(path: Path, array: Array) -> None:
     """Write one array as .npy."""
-    with write_aside(path) as aside, open(aside, "wb") as file:
-        np.save(file, array, allow_pickle=False)
+
+    def write(aside: Path) -> None:
+        with open(aside, "wb") as file:
+            np.save(file, array, allow_pickle=False)
+
+    write_whole(path, write)
 
 
 def write_sparse(path: Path, matrix: Sparse) -> None:
     """Write one sparse matrix as .npz: the arrays of its parts."""
     from scipy.sparse import save_npz
 
-    with write_aside(path) as aside:
-        save_npz(aside, matrix, compressed=False)
+    write_whole(path, lambda aside: save_npz(aside, matrix, compressed=False))
 
 
 def read_sparse(path: Path) -> Sparse:
@@ -137,6 +197,8 @@ def write_mapped(path: Path, shape: tuple[int, ...], dtype: Any) -> Iterator[np.
     """Give a writable array that lives in the file, for arrays larger than memory."""
     with write_aside(path) as aside:
         array = np.lib.format.open_memmap(aside, mode="w+", dtype=dtype, shape=shape)
+        with open(aside, "r+b") as file:  # a full disk is told here; a page of the map without room ends the process
+            os.posix_fallocate(file.fileno(), 0, array.offset + array.nbytes)
         yield array
         array.flush()
 
@@ -169,11 +231,22 @@ def read_array(path: Path) -> Array:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
     """Write tensors as safetensors; `metadata` travels in the same file as JSON, so that both are from one moment."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with write_aside(path) as aside:
-        save_file(plain, aside, metadata={"raydistill": json.dumps(metadata or {}, allow_nan=False)})
+    said = {"raydistill": json.dumps(metadata or {}, allow_nan=False)}
+
+    def write(aside: Path) -> None:
+        try:
+            save_file(plain, aside, metadata=said)
+        except SafetensorError as error:  # it tells the system's error in its text alone
+            number = re.search(r"os error (\d+)|code: (\d+)", str(error))
+            if number is None:
+                raise
+            raise _system_error(int(number[1] or number[2])) from error
+
+    write_whole(path, write)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -184,6 +257,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = json.loads((file.metadata() or {}).get("raydistill", "{}"))
     return tensors, metadata
+
+
+def _system_error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
 
 
 def hash_file(path: Path) -> str:

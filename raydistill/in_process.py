@@ -13,10 +13,10 @@ from typing import Any
 import optuna
 
 from raydistill.execution import (
+    Failure,
     Item,
     Job,
     JobEvent,
-    JobFailed,
     JobOutcome,
     SearchSpace,
     StopTrial,
@@ -24,6 +24,7 @@ from raydistill.execution import (
     Value,
     check_jobs,
     describe_error,
+    report_failures,
     resolve_function,
     run_job,
 )
@@ -52,11 +53,12 @@ class InProcess:
         for job in jobs:
             on_event(JobEvent(job.name, "waiting", "", {}))
         results = [self._try_job(job, on_event) for job in jobs]
-        failures = [result for result in results if isinstance(result, JobFailed)]
-        if failures:
-            failures[0].others = tuple(failure.job for failure in failures[1:])
-            raise failures[0]
-        return [result for result in results if isinstance(result, JobOutcome)]
+        outcomes = [result for result in results if isinstance(result, JobOutcome)]
+        if len(outcomes) < len(jobs):
+            failed = [(job, result) for job, result in zip(jobs, results, strict=True) if isinstance(result, Exception)]
+            failures = [Failure(job.name, 1, describe_error(error)) for job, error in failed]
+            raise report_failures(failures, outcomes) from failed[0][1]
+        return outcomes
 
     def search(
         self,
@@ -95,7 +97,7 @@ class InProcess:
     def close(self) -> None:
         """Nothing to give back."""
 
-    def _try_job(self, job: Job, on_event: Callable[[JobEvent], None]) -> JobOutcome | JobFailed:
+    def _try_job(self, job: Job, on_event: Callable[[JobEvent], None]) -> JobOutcome | Exception:
         last: dict[str, Any] = {}
 
         def beat(progress: dict[str, Any]) -> None:
@@ -107,9 +109,7 @@ class InProcess:
             outcome = run_job(job, beat, self._worker, attempts=1)
         except Exception as error:
             on_event(JobEvent(job.name, "failed", self._worker, last))
-            failure = JobFailed(job.name, 1, describe_error(error))
-            failure.__cause__ = error
-            return failure
+            return error
         on_event(JobEvent(job.name, "done", self._worker, last))
         return outcome
 
@@ -141,7 +141,7 @@ class InProcess:
             pass
         except Exception as error:
             on_event(JobEvent(name, "failed", self._worker, {}))
-            raise JobFailed(name, 1, describe_error(error)) from error
+            raise report_failures([Failure(name, 1, describe_error(error))], []) from error
         ordered = tuple(values[epoch] for epoch in sorted(values))
         study.tell(trial, ordered[-1])  # a stopped trial's last value informs the search too, as on Ray
         on_event(JobEvent(name, "done", self._worker, {"epoch": len(ordered), "epochs": epochs, "value": ordered[-1]}))

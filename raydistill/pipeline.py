@@ -29,7 +29,7 @@ from raydistill.stages.generalist import run_generalist, run_seeds
 from raydistill.stages.groups import count_groups, find_groups, measure_confusions
 from raydistill.stages.networks import build_generalist, build_student
 from raydistill.stages.roles import has_specialists, wants_stage
-from raydistill.stages.specialists import run_specialists
+from raydistill.stages.specialists import are_enough, run_specialists
 from raydistill.stages.student import check_repair, run_search, run_students
 from raydistill.stages.teacher import (
     build_views,
@@ -64,8 +64,13 @@ PIPELINE = (
     Stage(
         "specialists",
         ("data", "splits", "generalist", "groups"),
-        lambda config: [config.specialists, _default_passes(config), config.seed],
+        lambda config: [
+            config.specialists.model_dump(mode="json", exclude={"on_failure"}),
+            _default_passes(config),
+            config.seed,
+        ],
         run_specialists,
+        are_enough,
     ),
     Stage(
         "seeds",
@@ -158,12 +163,12 @@ def list_stages(config: Config, until: str) -> list[Stage]:
 
 
 def run_stage(context: Context, stage: Stage, names: Sequence[str]) -> None:
-    """Do a stage, or skip it if its key stands and its files verify. names: all stages of the run, in order."""
+    """Do a stage, or skip it if its key stands, and its files verify and are enough. names: all stages, in order."""
     run = context.run
     context.display.begin_stage(stage.name, names.index(stage.name) + 1, len(names))
     inputs = [name for name in stage.inputs if name in names]
     key = run.stage_key(stage.name, to_json(stage.settings(context.config)), inputs)
-    skipped = run.is_finished(stage.name, key) or run.take_over(stage.name, key)
+    skipped = (run.is_finished(stage.name, key) or run.take_over(stage.name, key)) and stage.stands(context)
     began = time.monotonic()
     if not skipped:
         run.begin_stage(stage.name, key)

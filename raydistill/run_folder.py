@@ -328,7 +328,8 @@ class RunFolder:
 
     def _mark_begun(self, stage: str, key: str) -> None:
         mark = self._begun_path(stage)
-        write_text(mark, key)
+        if not mark.exists() or mark.read_text() != key:
+            write_text(mark, key)
 
     def _check_unused(self) -> None:
         ours = {".lock", ".owner.json"}
@@ -350,6 +351,7 @@ class RunFolder:
 def result_settings(config: Config) -> dict[str, Any]:
     """The settings that decide results, as JSON."""
     settings = config.model_dump(mode="json")
+    del settings["specialists"]["on_failure"]  # what is finished stands either way
     return {name: value for name, value in settings.items() if name not in _NOT_RESULTS}
 
 

@@ -2,13 +2,15 @@
 
 Comes in: a model, `Batches`, a loss for each example, settings. Goes out: the trained model and its history. A
 checkpoint an epoch holds weights, optimiser and history in one file; a run that is started again goes on from it, and
-ends with the same weights as an undisturbed one (same kind of processor, same number of threads and workers).
+ends with the same weights as an undisturbed one (same kind of processor, same number of threads and workers). So does
+one that finds its checkpoint damaged: it begins anew.
 """
 
 from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,13 +66,14 @@ def train_model(
     epochs: passes over the batches, at most; the learning rate is planned over all of them.
     patience: epochs without improvement of the validation loss, or None to train in full and keep the last weights.
     checkpoint: file to resume from and to write an epoch; None for none.
-    Raises FloatingPointError if the loss is not finite.
+    Raises FloatingPointError if a loss is not finite.
     """
     optimizer = _build_optimizer(model, settings)
     best = copy_weights(model)
     progress = Progress()
-    if checkpoint is not None and checkpoint.exists():
-        progress, best = _restore(checkpoint, model, optimizer)
+    saved = _read_checkpoint(checkpoint) if checkpoint is not None else None
+    if saved is not None:
+        progress, best = _restore(*saved, model, optimizer)
         for past in progress.history:  # whoever listens hears the whole story again
             beat({**past, "epochs": epochs, "fraction": past["epoch"] / epochs})
     elif patience is not None:
@@ -78,6 +81,7 @@ def train_model(
     while progress.epoch < epochs and not _is_stale(progress, patience):
         train_loss = _train_epoch(model, batches, loss, optimizer, settings, progress.epoch, epochs, beat)
         score = validate(model)
+        _check_finite("loss on held-out examples", score.loss, progress.epoch)
         _record(progress, train_loss, score, last_counts=patience is None)
         if patience is not None and progress.best_epoch == progress.epoch:
             best = copy_weights(model)
@@ -179,11 +183,15 @@ def _train_epoch(
             next_beat = time.monotonic() + BEAT_SECONDS
             beat({"epoch": epoch, "epochs": epochs, "fraction": (epoch + step / steps) / epochs})
     mean = float(torch.cat(losses).mean())
-    if not math.isfinite(mean):
-        raise FloatingPointError(
-            f"loss is {mean} in epoch {epoch + 1}; lower learning_rate, or look for outliers in the data"
-        )
+    _check_finite("loss", mean, epoch)
     return mean
+
+
+def _check_finite(name: str, value: float, epoch: int) -> None:
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"{name} is {value} in epoch {epoch + 1}; lower learning_rate, or look for outliers in the data"
+        )
 
 
 def _record(progress: Progress, train_loss: float, score: Score, *, last_counts: bool) -> None:
@@ -206,14 +214,35 @@ def _save(
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-    metadata = {**vars(progress)}
+    metadata = {**vars(progress), "crc32": _sum_bytes(tensors)}
     if math.isinf(progress.best_loss):
         metadata["best_loss"] = None
     write_tensors(path, tensors, metadata)
 
 
-def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Progress, dict[str, Tensor]]:
-    tensors, metadata = read_tensors(path)
+def _sum_bytes(tensors: dict[str, Tensor]) -> int:
+    """CRC-32 of all tensors' bytes, in the order of their names."""
+    total = 0
+    for name in sorted(tensors):
+        flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+        total = zlib.crc32(flat.view(torch.uint8).numpy().data, total)
+    return total
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and metadata of a checkpoint; None if there is none, or one that is truncated or has wrong bytes."""
+    from safetensors import SafetensorError
+
+    try:
+        tensors, metadata = read_tensors(path)
+        return (tensors, metadata) if metadata.pop("crc32") == _sum_bytes(tensors) else None
+    except (FileNotFoundError, SafetensorError, ValueError, KeyError):
+        return None
+
+
+def _restore(
+    tensors: dict[str, Tensor], metadata: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, dict[str, Tensor]]:
     unwrap(model).load_state_dict(_take(tensors, "model."))
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _take(tensors, "optimizer.").items():

@@ -38,7 +38,7 @@ def test_equal_costs_keep_their_order() -> None:
 def test_what_is_given_back_keeps_its_place() -> None:
     queue = make_queue("x", "y", "z")
     assert [claimed(queue, worker) for worker in "ab"] == ["x", "y"]
-    queue.fail("a", "x", "ValueError: no", "")
+    queue.fail("a", "x", "ValueError: no", "", 0.0)
     queue.fail("b", "y", "ValueError: no", "")
     assert [claimed(queue, worker) for worker in "cde"] == ["x", "y", "z"]
 
@@ -64,7 +64,7 @@ def test_drained_when_all_done_or_failed() -> None:
     waiting = queue.claim("c", 0)
     assert (waiting.job, waiting.drained) == (None, False)
     queue.finish("x", outcome_of("x", "a"))
-    queue.fail("b", "y", "ValueError: no", "trace")
+    queue.fail("b", "y", "ValueError: no", "trace", 0)
     assert queue.claim("c", 0).drained
     assert queue.outcomes()["x"].result == {"by": "a"}
     assert [(failure.job, failure.attempts, failure.reason) for failure in queue.failures()] == [
@@ -122,7 +122,7 @@ def test_story(story: str) -> None:
         elif what.startswith("finish"):
             assert queue.finish("x", outcome_of("x", who)) == (what == "finish")
         else:
-            queue.fail(who, "x", "ValueError: no", "")
+            queue.fail(who, "x", "ValueError: no", "", now)
     last = queue.changes(0)[1][0]
     assert (last.state, last.worker) == (state, worker)
 
@@ -209,3 +209,57 @@ def test_unfinished_names_what_is_neither_done_nor_failed() -> None:
     queue.finish("x", outcome_of("x", "a"))
     queue.claim("a", 0)
     assert queue.unfinished() == ["y", "z"]
+
+
+def test_what_raised_waits_longer_each_time() -> None:
+    jobs = [Job("x", "m:f", {}, 1.0)]
+    queue = WorkQueue(jobs, lease_seconds=100, max_attempts=3, retry_seconds=2)
+    given = []
+    for now in range(30):
+        if queue.claim("a", now).job:
+            given.append(now)
+            queue.fail("a", "x", "OSError: stale", "", now)
+    assert given == [0, 2, 10]
+    assert queue.is_drained()
+
+
+def test_a_job_that_waits_holds_up_no_other() -> None:
+    queue = WorkQueue([Job(name, "m:f", {}, 1.0) for name in "xy"], lease_seconds=100, max_attempts=3, retry_seconds=2)
+    claimed(queue, "a")
+    queue.fail("a", "x", "OSError: stale", "", 0)
+    assert [claimed(queue, "a", 1), claimed(queue, "b", 1), claimed(queue, "b", 3)] == ["y", None, "x"]
+
+
+def test_a_final_failure_is_not_tried_again() -> None:
+    queue = make_queue("x")
+    queue.claim("a", 0)
+    queue.fail("a", "x", "FloatingPointError: loss is nan", "", 1, final=True)
+    assert [(failure.attempts, failure.reason) for failure in queue.failures()] == [
+        (1, "FloatingPointError: loss is nan")
+    ]
+    assert queue.is_drained()
+
+
+def test_a_job_given_back_counts_no_attempt() -> None:
+    queue = make_queue("x", max_attempts=2)
+    for now in range(5):
+        assert claimed(queue, "a", now) == "x"
+        queue.release("b", "x")  # which does not hold it
+        assert state_of(queue, "x") == "running"
+        queue.release("a", "x")
+        assert state_of(queue, "x") == "waiting"
+
+
+def test_a_queue_started_anew_learns_from_beats_what_runs() -> None:
+    queue = make_queue("x", "y")
+    assert queue.beat("a", "x", {"epoch": 4}, 0)
+    assert state_of(queue, "x") == "running"
+    assert not queue.beat("b", "x", {"epoch": 4}, 1)
+    assert [claimed(queue, "b", 1), claimed(queue, "a", 1)] == ["y", "x"]
+    assert queue.finish("x", outcome_of("x", "a"))
+
+
+def test_news_of_a_queue_started_anew_are_all() -> None:
+    version, events = make_queue("x", "y").changes(57)
+    assert [event.job for event in events] == ["x", "y"]
+    assert version < 57

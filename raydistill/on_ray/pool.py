@@ -12,7 +12,7 @@ import contextlib
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,7 @@ from ray.train import FailureConfig, RunConfig
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from raydistill.execution import Job, JobEvent, JobFailed, JobOutcome
-from raydistill.leases import Failure
+from raydistill.execution import Job, JobEvent, JobOutcome, report_failures
 from raydistill.on_ray.pool_trainer import IndependentConfig, PoolTrainer
 from raydistill.on_ray.queue import MAX_ATTEMPTS, start_queue
 from raydistill.on_ray.worker import work
@@ -77,7 +76,7 @@ def run_trainer(
     finally:
         ray.kill(queue.actor)
     if failures:
-        raise describe_failures(failures) from error
+        raise report_failures(in_order(failures, jobs), in_order(outcomes.values(), jobs)) from error
     if unfinished:
         raise error or RuntimeError(f"Ray Train ended without {unfinished[0]!r} and {len(unfinished) - 1} other jobs")
     shutil.rmtree(options.scratch / name, ignore_errors=True)
@@ -107,13 +106,10 @@ def build_trainer(name: str, queue: Any, jobs: int, options: PoolOptions) -> Dat
     )
 
 
-def describe_failures(failures: Sequence[Failure]) -> JobFailed:
-    """One error for all failed jobs, with the first one's traceback as a note."""
-    first, *others = failures
-    failed = JobFailed(first.job, first.attempts, first.reason, tuple(failure.job for failure in others))
-    if first.trace:
-        failed.add_note(first.trace)
-    return failed
+def in_order(records: Iterable[Any], jobs: Sequence[Job]) -> list[Any]:
+    """Outcomes or failures in the order of the jobs."""
+    places = {job.name: place for place, job in enumerate(jobs)}
+    return sorted(records, key=lambda record: places[record.job])
 
 
 def worker_resources(cpus: float, gpus: float) -> dict[str, float]:

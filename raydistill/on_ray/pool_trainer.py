@@ -15,11 +15,17 @@ from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from raydistill.on_ray.worker import heed_notice
+
 
 class IndependentWorkers(Backend):
     """No process group, each worker sees its own GPUs alone; Ray Train replaces a dead worker without the others."""
 
     has_replica_groups = True
+
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
+        """Let the workers heed SIGTERM; only this runs in their main threads."""
+        worker_group.execute(heed_notice)
 
 
 class IndependentConfig(BackendConfig):

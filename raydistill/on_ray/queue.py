@@ -8,10 +8,11 @@ from typing import Any, Protocol
 
 import ray
 
-from raydistill.execution import Job, JobEvent, JobOutcome
-from raydistill.leases import Claim, Failure, WorkQueue
+from raydistill.execution import Failure, Job, JobEvent, JobOutcome
+from raydistill.leases import Claim, WorkQueue
 
 MAX_ATTEMPTS = 3
+RETRY_SECONDS = 2.0  # before the second attempt; 8 before the third. Writers of files wait longer by themselves
 
 
 class Clock(Protocol):
@@ -27,12 +28,15 @@ class Clock(Protocol):
 class JobQueue:
     """What workers and the driver call, one call at a time.
 
-    If its process dies, Ray starts it anew with all jobs waiting: finished ones end at once by their own marks.
+    If its process dies, Ray starts it anew with all jobs waiting: workers keep what they hold by their next beat, and
+    finished jobs end at once by their own marks.
     """
 
     def __init__(self, jobs: Sequence[Job], lease_seconds: float, clock: Clock = time) -> None:
         self._clock = clock
-        self._queue = WorkQueue(jobs, lease_seconds=lease_seconds, max_attempts=MAX_ATTEMPTS)
+        self._queue = WorkQueue(
+            jobs, lease_seconds=lease_seconds, max_attempts=MAX_ATTEMPTS, retry_seconds=RETRY_SECONDS
+        )
 
     def enlist(self, worker: str, rank: int, world: int) -> None:
         """A worker process begins."""
@@ -50,9 +54,13 @@ class JobQueue:
         """A worker has finished a job."""
         return self._queue.finish(job, outcome)
 
-    def fail(self, worker: str, job: str, reason: str, trace: str) -> None:
-        """A job raised."""
-        self._queue.fail(worker, job, reason, trace)
+    def fail(self, worker: str, job: str, reason: str, trace: str, final: bool) -> None:
+        """A job raised; final: it would again."""
+        self._queue.fail(worker, job, reason, trace, self._clock.monotonic(), final=final)
+
+    def release(self, worker: str, job: str) -> None:
+        """A worker that has to end gives its job back."""
+        self._queue.release(worker, job)
 
     def close(self) -> None:
         """The driver was interrupted: all workers shall end."""
@@ -83,6 +91,9 @@ class RemoteQueue:
 
 
 def start_queue(name: str, jobs: Sequence[Job], lease_seconds: float) -> RemoteQueue:
-    """Start the actor. Its name shows in Ray's dashboard."""
-    actor = ray.remote(num_cpus=0, max_restarts=3, max_task_retries=3)(JobQueue)
+    """Start the actor. Its name shows in Ray's dashboard.
+
+    It may die as often as nodes do: whoever calls it waits until it is there again.
+    """
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(JobQueue)
     return RemoteQueue(actor.options(name=name).remote(list(jobs), lease_seconds))

@@ -22,13 +22,16 @@ from ray.exceptions import RayActorError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
+from raydistill.errors import StorageError
 from raydistill.execution import (
+    Failure,
     JobEvent,
     JobFailed,
     SearchSpace,
     StopTrial,
     Trial,
     describe_error,
+    report_failures,
     resolve_function,
 )
 from raydistill.in_process import search_distributions
@@ -178,12 +181,14 @@ class Recorder(tune.Callback):
         self._failed.append(trial)
         self._tell(trial, "failed")
 
-    def describe_failure(self) -> JobFailed:
+    def describe_failure(self) -> JobFailed | StorageError:
         """The failed trials as one error; after Tune has ended, because only then it has stored what they raised."""
-        first, *others = sorted(self._failed, key=place_of)
-        names = tuple(name_trial(place_of(trial)) for trial in others)
-        return JobFailed(
-            name_trial(place_of(first)), first.num_failures, describe_cause(first.get_pickled_error()), names
+        return report_failures(
+            [
+                Failure(name_trial(place_of(trial)), trial.num_failures, describe_cause(trial.get_pickled_error()))
+                for trial in sorted(self._failed, key=place_of)
+            ],
+            [],
         )
 
     def trials(self) -> list[Trial]:

@@ -9,10 +9,7 @@ import functools
 import logging
 import os
 import secrets
-import signal
 import socket
-import sys
-import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +19,7 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from raydistill.errors import ConfigError
+from raydistill.termination import exit_on_sigterm
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -97,15 +95,6 @@ def check_address(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-
-
-def exit_on_sigterm() -> None:
-    """Let SIGTERM (`ray job stop`, Kubernetes) raise SystemExit.
-
-    Ray asks for the same, but its C++ part then prints a stack trace, and aborts the process after 3 s (measured).
-    """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def prepare_environment(verbose: bool) -> None:

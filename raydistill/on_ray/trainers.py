@@ -6,6 +6,7 @@ train_together ─► TorchTrainer ─► train_share on every rank; rank 0 clai
 from __future__ import annotations
 
 import math
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -15,11 +16,11 @@ import torch.distributed as dist
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from raydistill.execution import Job, JobEvent, JobOutcome, describe_error, run_job
+from raydistill.execution import Job, JobEvent, JobOutcome, describe_error, is_final, run_job
 from raydistill.leases import Claim
 from raydistill.on_ray.pool import PoolOptions, run_trainer, worker_resources
 from raydistill.on_ray.queue import MAX_ATTEMPTS
-from raydistill.on_ray.worker import Reporter, Watchdog, name_worker
+from raydistill.on_ray.worker import IDLE_SECONDS, Reporter, Watchdog, name_worker
 
 
 def train_together(job: Job, workers: int, options: PoolOptions, on_event: Callable[[JobEvent], None]) -> JobOutcome:
@@ -61,7 +62,7 @@ def train_share(config: dict[str, Any]) -> None:
         outcome = run_job(claim.job, beat, holder, claim.attempts)
     except Exception as error:
         # The first rank to fail is heard: the others fail because of it.
-        queue.fail(holder, claim.job.name, describe_error(error), traceback.format_exc())
+        queue.fail(holder, claim.job.name, describe_error(error), traceback.format_exc(), is_final(error))
         raise
     finally:
         if watchdog:
@@ -76,9 +77,18 @@ def claim_together(queue: Any, rank: int) -> tuple[str, Claim]:
     if rank == 0:
         worker = name_worker()
         queue.enlist(worker, 0, 1)
-        answer = [worker, queue.claim(worker)]
+        answer = [worker, claim_patiently(queue, worker)]
     dist.broadcast_object_list(answer, src=0)
     return answer[0], answer[1]
+
+
+def claim_patiently(queue: Any, worker: str) -> Claim:
+    """The only job, or none if it has ended; one that raised is not given again at once."""
+    while True:
+        claim: Claim = queue.claim(worker)
+        if claim.job is not None or claim.drained:
+            return claim
+        time.sleep(IDLE_SECONDS)
 
 
 def ignore_beat(progress: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from raydistill.report.describe import (
     describe_grouping,
     describe_groups,
     describe_machine,
+    describe_skipped,
     describe_transfer,
 )
 from raydistill.report.metrics import compare_models, measure_quality, tabulate_coverage
@@ -32,6 +33,7 @@ from raydistill.report.page import list_shown, render_page
 from raydistill.report.verdict import judge_run
 from raydistill.scoring import predict_logits
 from raydistill.stages.context import Context
+from raydistill.stages.groups import list_trained
 from raydistill.stages.networks import build_student, load_weights, read_repair
 from raydistill.stages.roles import (
     STUDENT,
@@ -170,10 +172,12 @@ def collect_groups(context: Context, models: dict[str, Answers]) -> dict[str, An
     """What report.json holds only of a run with specialists."""
     members = read_array(context.run.stage_folder("groups") / "members.npy")
     shown = {name: models[name] for name in list_shown("ensemble")}
+    trained = members[list_trained(context.run)]
     return {
-        "coverage": tabulate_coverage(members, models["generalist"], models["ensemble"]),
+        "coverage": tabulate_coverage(trained, models["generalist"], models["ensemble"]),
         "groups": describe_groups(context, members, shown),
         "grouping": describe_grouping(context),
+        "skipped": describe_skipped(context),
     }
 
 

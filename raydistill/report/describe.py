@@ -19,6 +19,7 @@ from raydistill.files import Array, read_json
 from raydistill.groups import name_group
 from raydistill.report.answers import Answers
 from raydistill.stages.context import Context
+from raydistill.stages.groups import read_members, read_skipped
 from raydistill.stages.networks import read_training
 
 RECORDED_PACKAGES = ("torch", "numpy", "scikit-learn", "ray", "optuna")
@@ -72,6 +73,15 @@ def describe_grouping(context: Context) -> dict[str, Any]:
     summary = read_json(context.run.stage_folder("groups") / "groups.json")
     wanted = ("mass_covered", "groups_per_class", "stability", "fixable")
     return {name: summary[name] for name in wanted}
+
+
+def describe_skipped(context: Context) -> list[dict[str, Any]]:
+    """The specialists that failed and are not part of the ensemble: index, attempts, reason, and their classes."""
+    names, members = context.examples.class_names, read_members(context.run)
+    return [
+        {**record, "classes": [name for name, known in zip(names, members[record["index"]], strict=True) if known]}
+        for record in read_skipped(context.run)
+    ]
 
 
 def describe_machine() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from raydistill.report.answers import Answers
 from raydistill.report.table import CONTROLS, list_models
 from raydistill.report.verdict import PAID, format_p, name_classes
 from raydistill.run_folder import RunFolder
-from raydistill.stages.groups import read_affinity
+from raydistill.stages.groups import list_trained, read_affinity
 from raydistill.stages.networks import read_training
 from raydistill.stages.roles import STUDENT
 
@@ -95,7 +95,7 @@ def read_histories(
     folders |= {name: run.student_folder(name) for name in (STUDENT, *numbers["controls"])}
     members = {}
     if "ensemble" in numbers:
-        members["ensemble"] = [run.specialist_folder(index) for index in range(numbers["ensemble"]["specialists"])]
+        members["ensemble"] = [run.specialist_folder(index) for index in list_trained(run)]
     if "seeds" in numbers:
         members["seeds"] = [run.seed_folder(index) for index in range(1, numbers["seeds"]["members"])]
     return (

@@ -211,12 +211,19 @@ def draw_timeline(jobs: Sequence[Mapping[str, Any]], colour: str) -> str:
                 place, job["seconds"], left=start, height=0.72, color=colour, alpha=0.75, edgecolor="white", lw=0.8
             )
             middle = start + job["seconds"] / 2
-            axes.text(middle, place, str(number), ha="center", va="center", color="white", fontsize=7, clip_on=True)
+            text = number_job(job["job"], number)
+            axes.text(middle, place, text, ha="center", va="center", color="white", fontsize=7, clip_on=True)
         axes.set_yticks(range(len(workers)), [f"worker {place}" for place in range(len(workers))])
         axes.set_xlabel("seconds since the first job began")
         axes.grid(axis="x")
         axes.set_axisbelow(True)
         return to_svg(figure)
+
+
+def number_job(name: str, place: int) -> str:
+    """The number that a job's name ends with, as 'specialist 003' does; else its place. A failed one has no bar."""
+    last = name.rpartition(" ")[2]
+    return str(int(last)) if last.isdigit() else str(place)
 
 
 def make_figure(width: float, height: float) -> tuple[Figure, Axes]:

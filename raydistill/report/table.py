@@ -28,8 +28,7 @@ def list_models(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     student = report["student"]
     rows = [("generalist", report["generalist"])]
     if "ensemble" in report:
-        specialists = report["ensemble"]["specialists"]
-        rows.append((f"ensemble: generalist and {specialists} specialists", report["ensemble"]))
+        rows.append((f"ensemble: generalist and {count_specialists(report)} specialists", report["ensemble"]))
     if "seeds" in report:
         rows.append((f"ensemble: {report['seeds']['members']} generalists of different seeds", report["seeds"]))
     rows.append((f"student, T = {student['temperature']:.2f}, label weight {student['label_weight']:.2f}", student))
@@ -37,6 +36,12 @@ def list_models(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         before = student["repair"]["unrepaired"]
         rows.append(("the same before its repair", {**before, "parameters": student["parameters"]}))
     return rows + [(f"control: same network, {CONTROLS[name]}", model) for name, model in report["controls"].items()]
+
+
+def count_specialists(report: dict[str, Any]) -> str:
+    """How many there are in the ensemble, '15 of 16' where some failed and are left out."""
+    there, skipped = report["ensemble"]["specialists"], len(report.get("skipped", []))
+    return f"{there} of {there + skipped}" if skipped else f"{there}"
 
 
 def format_table(report: dict[str, Any]) -> str:

@@ -43,6 +43,8 @@ def judge_ensemble(numbers: dict[str, Any]) -> tuple[dict[str, Any], list[str], 
     paid = outcome_of(numbers["significance"][f"{teacher}_vs_generalist"])
     kept = share_kept(numbers, numbers["generalist"]) if paid == "better" else None
     sentences = [describe_specialists(numbers, paid) if teacher == "ensemble" else describe_seeds(numbers, paid)]
+    if numbers.get("skipped"):
+        sentences.insert(0, describe_skipped(numbers))
     if "ensemble_vs_seeds" in numbers["significance"]:
         sentences.append(describe_rivals(numbers))
     sentences += [describe_student(numbers, kept), *([describe_controls(numbers)] if numbers["controls"] else [])]
@@ -75,6 +77,21 @@ def describe_specialists(numbers: dict[str, Any], paid: str) -> str:
     """Whether the specialists paid."""
     text = describe_gain(numbers, "The specialists", f"with its {numbers['ensemble']['specialists']} specialists", paid)
     return text if paid == "better" else text + _suspect_overfitting(numbers["generalist"])
+
+
+def describe_skipped(numbers: dict[str, Any]) -> str:
+    """Which specialists are missing from the ensemble, and why."""
+    skipped, there = numbers["skipped"], numbers["ensemble"]["specialists"]
+    parts = [
+        f"{record['index']:03d} ({name_classes(record['classes'])}) after {record['attempts']}"
+        f" attempt{'s' if record['attempts'] != 1 else ''}: {record['reason']}"
+        for record in skipped
+    ]
+    return (
+        f"The ensemble is degraded: {len(skipped)} of {there + len(skipped)} specialists failed and"
+        f" {'is' if len(skipped) == 1 else 'are'} left out, so that its classes have fewer experts or none:"
+        f" {'; '.join(parts)}. Run again with --specialists.on_failure stop to try again."
+    )
 
 
 def describe_seeds(numbers: dict[str, Any], paid: str) -> str:

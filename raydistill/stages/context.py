@@ -50,10 +50,12 @@ class Context:
 class Stage:
     """A step of the pipeline.
 
-    inputs: stages whose files it reads, where there are such; settings: what of Config decides its results.
+    inputs: stages whose files it reads, where there are such; settings: what of Config decides its results; stands:
+    whether its finished files are all that the configuration asks for.
     """
 
     name: str
     inputs: tuple[str, ...]
     settings: Callable[[Config], Any]
     body: Callable[[Context], None]
+    stands: Callable[[Context], bool] = lambda context: True

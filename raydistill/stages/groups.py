@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,22 @@ def read_group(run: RunFolder, config: Config, index: int) -> Group:
     """The classes of one specialist."""
     row = read_members(run)[index]
     return Group(torch.nonzero(row).squeeze(1), len(row), config.specialists.dustbin)
+
+
+def skipped_path(run: RunFolder) -> Path:
+    """Where the specialists stage says which specialists failed and are left out; no such file where none are."""
+    return run.stage_folder("specialists") / "skipped.json"
+
+
+def read_skipped(run: RunFolder) -> list[dict[str, Any]]:
+    """The specialists that are left out: index, attempts and reason of each."""
+    return read_json(skipped_path(run)) if skipped_path(run).exists() else []
+
+
+def list_trained(run: RunFolder) -> list[int]:
+    """Numbers of the groups whose specialists are part of the ensemble, ascending."""
+    missing = {record["index"] for record in read_skipped(run)}
+    return [index for index in range(len(read_members(run))) if index not in missing]
 
 
 def describe_plan(run: RunFolder) -> dict[str, Any]:

@@ -1,7 +1,12 @@
-"""Stage specialists: one fine-tuned copy of the generalist for each group, all independent of each other."""
+"""Stage specialists: one fine-tuned copy of the generalist for each group, all independent of each other.
+
+With specialists.on_failure: skip, those that failed are left out of all that follows, and skipped.json, a file of the
+stage like any other, names them. Removing it, or on_failure: stop, has them tried again, and them alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,7 @@ from torch import Tensor, nn
 from raydistill.batches import Batches, mix_seed
 from raydistill.config import SpecialistsConfig
 from raydistill.data.arrays import open_examples, read_split
-from raydistill.execution import Beat, Job
+from raydistill.execution import Beat, Failure, Job, JobFailed, JobOutcome
 from raydistill.files import read_json, write_json
 from raydistill.run_folder import RunFolder
 from raydistill.specialists import (
@@ -23,15 +28,16 @@ from raydistill.specialists import (
     soft_enriched_loss,
 )
 from raydistill.stages.context import Context
-from raydistill.stages.groups import read_group
+from raydistill.stages.groups import read_group, read_skipped, skipped_path
 from raydistill.stages.networks import build_generalist, count_passes, load_weights, network_seed, train_once
 from raydistill.training import Progress, train_model
 from raydistill.workers import choose_device
 
 
 def run_specialists(context: Context) -> None:
-    """Train all specialists in the pool."""
+    """Train all specialists in the pool. Raises JobFailed, after all others, if one fails that may not be skipped."""
     run = context.run
+    skipped_path(run).unlink(missing_ok=True)
     groups = read_json(run.stage_folder("groups") / "groups.json")["groups"]
     jobs = [
         Job(
@@ -42,8 +48,31 @@ def run_specialists(context: Context) -> None:
         )
         for index, group in enumerate(groups)
     ]
-    outcomes = context.executor.run_jobs(jobs, context.display.on_event)
+    try:
+        outcomes: Sequence[JobOutcome] = context.executor.run_jobs(jobs, context.display.on_event)
+    except JobFailed as failed:
+        if context.config.specialists.on_failure == "stop" or not failed.outcomes:
+            failed.add_note("The others are kept: --specialists.on_failure skip goes on without those that failed.")
+            raise
+        outcomes = failed.outcomes
+        skip_failed(context, failed.failures)
     write_json(run.timing_path("specialists"), [vars(outcome) for outcome in outcomes])
+
+
+def skip_failed(context: Context, failures: Sequence[Failure]) -> None:
+    """Write skipped.json: which specialists are left out, and why."""
+    skipped = [
+        {"index": int(failure.job.split()[1]), "attempts": failure.attempts, "reason": failure.reason}
+        for failure in failures
+    ]
+    write_json(skipped_path(context.run), skipped)
+    for failure in failures:
+        context.display.note(f"{failure.job} failed and is left out: {failure.reason}")
+
+
+def are_enough(context: Context) -> bool:
+    """Whether the finished specialists are all, or the others may be missing."""
+    return context.config.specialists.on_failure == "skip" or not read_skipped(context.run)
 
 
 def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:

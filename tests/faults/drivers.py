@@ -1,0 +1,77 @@
+"""Drivers for the tests, joined to the cluster of RAY_ADDRESS: `python -m faults.drivers VERB SETTINGS`.
+
+pool   runs jobs of jobs.py in the pool; writes outcomes and failures to a file
+run    runs the pipeline on digits, as the command line does
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from builders import quick_config
+
+from raydistill.cli import end_well
+from raydistill.config import Config
+from raydistill.execution import Job, JobFailed
+from raydistill.files import write_json
+from raydistill.launch import launch
+from raydistill.on_ray import pool
+from raydistill.on_ray.executor import RayExecutor
+from raydistill.on_ray.session import prepare_environment
+
+GPU_JOBS = {"gpus_per_job": 1}  # of ClusterConfig
+# Networks of some seconds, so that a kill finds them in training. No trial is stopped early: time decides which are.
+SLOW = {
+    "search": {"grace_epochs": 2},
+    "student": {"epochs": 20, "batch_size": 16},
+    "teacher": {"seeds": 2},
+}
+
+
+def slow_config(run_dir: Path | str, backend: str = "none", epochs: int = 120) -> Config:
+    """A run on digits whose every training takes some seconds. epochs: of a specialist."""
+    cluster = {"backend": backend, **(GPU_JOBS if backend == "ray" else {})}
+    specialists = {"groups": 5, "epochs": epochs, "patience": None, "batch_size": 16}
+    return quick_config(run_dir, cluster=cluster, specialists=specialists, **SLOW)
+
+
+def run_pool(settings: dict[str, Any]) -> int:
+    """Run jobs; settings: scratch, jobs, lease_seconds, results."""
+    pool.RESIZE_SECONDS = 5.0
+    executor = RayExecutor(Path(settings["scratch"]), lease_seconds=settings["lease_seconds"], **GPU_JOBS)
+    jobs = [Job(**job) for job in settings["jobs"]]
+    try:
+        told = {"outcomes": executor.run_jobs(jobs, lambda event: None), "failures": []}
+    except JobFailed as failed:
+        told = {"outcomes": failed.outcomes, "failures": failed.failures}
+    finally:
+        executor.close()
+    write_json(Path(settings["results"]), {name: [asdict(record) for record in told[name]] for name in told})
+    return 0
+
+
+def run_pipeline(settings: dict[str, Any]) -> int:
+    """Run up to a stage; settings: run_dir, until; through: the address of the node to join by, if not the head."""
+    torch.set_num_threads(1)  # of the driver; Ray's workers have one by themselves
+    if settings.get("through"):
+        prepare_environment(verbose=False)
+        ray.init(
+            address=os.environ["RAY_ADDRESS"],
+            _node_ip_address=settings["through"],
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    launch(slow_config(settings["run_dir"], "ray"), until=settings["until"])
+    return 0
+
+
+if __name__ == "__main__":
+    verbs = {"pool": run_pool, "run": run_pipeline}
+    raise SystemExit(end_well(lambda: verbs[sys.argv[1]](json.loads(sys.argv[2]))))

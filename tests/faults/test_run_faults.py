@@ -1,0 +1,134 @@
+"""Runs on digits on several raylets while parts die: the end is that of an undisturbed run, bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from builders import run_quick
+
+from benchmarks.raylets import Raylets
+from raydistill.run_folder import STAGES, RunFolder
+
+from .cluster import Driver
+from .drivers import slow_config
+
+ON_RAY = ("generalist", "specialists", "seeds", "search", "student")  # the others run in the driver: test_pipeline.py
+TRAINING = {
+    "generalist": "checkpoint.safetensors",
+    "specialists": "*/training.json",
+    "seeds": "001/checkpoint.safetensors",
+    "search": "trials/*/checkpoint.safetensors",
+    "student": "student/checkpoint.safetensors",
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A whole run without Ray."""
+    return run_quick(slow_config(tmp_path_factory.mktemp("undisturbed") / "run"))
+
+
+@pytest.fixture
+def prepare(undisturbed: RunFolder, tmp_path: Path) -> Callable[[str], RunFolder]:
+    """Gives a copy of the undisturbed run in which a stage and all after it are still to do."""
+
+    def copy(stage: str) -> RunFolder:
+        run = RunFolder(tmp_path / "run")
+        kept = STAGES[: STAGES.index(stage)]
+        skipped = shutil.ignore_patterns(*(f"*_{name}" for name in STAGES if name not in kept))
+        shutil.copytree(undisturbed.path, run.path, ignore=skipped)
+        for name in STAGES:
+            if name not in kept:
+                (run.path / "begun" / name).unlink()
+        return run
+
+    return copy
+
+
+def files_of(run: RunFolder, stage: str) -> Any:
+    return run.read_manifest()["stages"][stage]["files"]
+
+
+def times_of(run: RunFolder) -> dict[Path, int]:
+    """When each finished network was finished."""
+    return {path: path.stat().st_mtime_ns for path in run.path.glob("*_s*/*/training.json")}
+
+
+def test_specialists_whose_worker_node_and_queue_are_killed(
+    raylets: Raylets, prepare: Callable[[str], RunFolder], undisturbed: RunFolder
+) -> None:
+    run = prepare("specialists")
+    driver = Driver(raylets, "run", {"run_dir": str(run.path), "until": "specialists"})
+    folder = run.stage_folder("specialists")
+    driver.wait_for(lambda: any(folder.glob("*/checkpoint.safetensors")))
+    find_workers(raylets)[0].kill()
+    driver.wait_for(lambda: any(folder.glob("*/training.json")))
+    first = times_of(run)
+    raylets.find("ray::JobQueue")[0].kill()
+    driver.wait_for(lambda: len(times_of(run)) > len(first))
+    first = times_of(run)
+    raylets.kill(raylets.nodes[0])
+    driver.finish()
+    assert files_of(run, "specialists") == files_of(undisturbed, "specialists")
+    assert {path: times_of(run)[path] for path in first} == first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ON_RAY)
+def test_the_driver_killed_and_started_on_another_node(
+    raylets: Raylets, prepare: Callable[[str], RunFolder], undisturbed: RunFolder, stage: str
+) -> None:
+    run = prepare(stage)
+    settings = {"run_dir": str(run.path), "until": stage}
+    driver = Driver(raylets, "run", settings)
+    driver.wait_for(lambda: any(run.stage_folder(stage).glob(TRAINING[stage])))
+    driver.kill()
+    first = times_of(run)
+    Driver(raylets, "run", {**settings, "through": raylets.addresses[raylets.nodes[-1]]}).finish()
+    assert files_of(run, stage) == files_of(undisturbed, stage)
+    assert {path: times_of(run)[path] for path in first} == first
+
+
+@pytest.mark.slow
+def test_the_driver_told_to_end(raylets: Raylets, prepare: Callable[[str], RunFolder], undisturbed: RunFolder) -> None:
+    run = prepare("specialists")
+    settings = {"run_dir": str(run.path), "until": "specialists"}
+    driver = Driver(raylets, "run", settings)
+    driver.wait_for(lambda: times_of_stage(run, "specialists"))
+    driver.process.send_signal(signal.SIGTERM)
+    _, lines = driver.process.communicate(timeout=28)
+    assert driver.process.returncode == 143
+    assert lines.splitlines()[-1] == "raydistill: interrupted; the same command goes on from here"
+    assert "Traceback" not in lines
+    first = times_of(run)
+    Driver(raylets, "run", settings).finish()
+    assert files_of(run, "specialists") == files_of(undisturbed, "specialists")
+    assert {path: times_of(run)[path] for path in first} == first
+
+
+@pytest.mark.slow
+def test_a_trial_killed(raylets: Raylets, prepare: Callable[[str], RunFolder], undisturbed: RunFolder) -> None:
+    run = prepare("search")
+    driver = Driver(raylets, "run", {"run_dir": str(run.path), "until": "search"})
+    driver.wait_for(lambda: any(run.stage_folder("search").glob("trials/*/checkpoint.safetensors")))
+    trials = raylets.find("ray::ImplicitFunc")
+    assert trials
+    trials[0].kill()
+    driver.finish()
+    assert files_of(run, "search") == files_of(undisturbed, "search")
+
+
+def find_workers(raylets: Raylets) -> list[psutil.Process]:
+    """Workers of the pool."""
+    return raylets.find("ray::RayTrainWorker")
+
+
+def times_of_stage(run: RunFolder, stage: str) -> list[Path]:
+    """Finished networks of a stage."""
+    return [path for path in times_of(run) if run.stage_folder(stage) in path.parents]
