@@ -26,7 +26,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from raydistill.boundary import check_links, check_names
 from raydistill.config import Config
+from raydistill.credentials import check_credentials
 from raydistill.errors import RunFolderError
 from raydistill.files import hash_file, hash_json, read_json, write_aside, write_json
 from raydistill.version import __version__
@@ -89,6 +91,7 @@ class RunFolder:
         if start_from cannot be used.
         """
         settings = result_settings(config)
+        check_credentials({"start_from": start_from})
         source = None if start_from is None else RunFolder(start_from)
         if source is not None and source.path.resolve() == self.path.resolve():
             raise RunFolderError(
@@ -126,6 +129,7 @@ class RunFolder:
                 f"start_from: {str(self.path)!r} was written by version {version}, this is {__version__} and would redo"
                 " every stage; leave --start-from out"
             )
+        check_links(self.path)
 
     def read_manifest(self) -> dict[str, Any]:
         """Read the manifest. Raises RunFolderError if there is none, or it is not ours."""
@@ -137,6 +141,7 @@ class RunFolder:
             raise RunFolderError(f"run_dir: {str(self.manifest_path)!r} cannot be read: {error}") from None
         if not isinstance(manifest, dict) or manifest.get("raydistill_format") != FORMAT:
             raise RunFolderError(f"run_dir: {str(self.manifest_path)!r} was not written by this raydistill")
+        check_names(self.manifest_path, manifest["stages"])
         return manifest
 
     def read_config(self) -> Config:
@@ -146,13 +151,14 @@ class RunFolder:
     def acquire_lock(self) -> FileLock:
         """Lock the folder for this process; the lock falls with the process, however it ends.
 
-        Raises RunFolderError if another process works in the folder.
+        Raises RunFolderError if another process works in the folder, or a link in it leads out of it.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"run_dir: {str(self.path)!r} is a file; give a folder")
         if not self.manifest_path.exists():
             self._check_unused()
         self.path.mkdir(parents=True, exist_ok=True)
+        check_links(self.path)
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
