@@ -59,6 +59,7 @@ class Head:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.secrets[0],
             "AWS_SECRET_ACCESS_KEY": self.secrets[1],
+            "RAY_JOB_STOP_WAIT_TIME_S": "30",
             "RAY_USAGE_STATS_ENABLED": "0",
             MARK: self._mark,
         }

@@ -41,7 +41,8 @@ class Bomb:
 def plant_array(path, bomb):
     array = np.empty(3, dtype=object)
     array[:] = bomb
-    np.save(path.open("wb"), array, allow_pickle=True)
+    with path.open("wb") as file:
+        np.save(file, array, allow_pickle=True)
 
 
 def plant_arrays(path, bomb):
@@ -170,20 +171,20 @@ def test_every_kind_of_file_is_planted(finished):
     assert {found for found in wanted - planted if found[1] not in unread and found[0] != ".json"} == set()
 
 
-@pytest.mark.parametrize("name", list_planted())
-def test_nothing_in_a_run_folder_is_unpickled(copied, bomb, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "plant"), [(name, plant) for name in list_planted() for plant in PLANTERS[Path(name).suffix]]
+)
+def test_nothing_in_a_run_folder_is_unpickled(copied, bomb, tmp_path, name, plant):
     inputs = tmp_path / "inputs.npz"
     np.savez(inputs, x=load_digits().images[:5].astype(np.uint8))
-    path = copied.path / name
-    config = copied.read_config()
-    for plant in PLANTERS[path.suffix]:
-        assert path.exists()
-        plant(path, bomb)
-        make_true(copied, path)
-        read_everything(copied, inputs)
-        with contextlib.suppress(Exception):
-            run_quick(config, on_change="redo", until="splits" if name.startswith("01") else "targets")
-        assert not bomb.mark.exists()
+    path, config = copied.path / name, copied.read_config()
+    assert path.exists()
+    plant(path, bomb)
+    make_true(copied, path)
+    read_everything(copied, inputs)
+    with contextlib.suppress(Exception):
+        run_quick(config, on_change="redo", until="splits" if name.startswith("01") else "targets")
+    assert not bomb.mark.exists()
 
 
 @pytest.mark.parametrize("plant", [plant_torch, plant_pickle])
