@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from raydistill.config import Config, build_config, read_config_file, suggest_field
+from raydistill.credentials import hide_credentials
 from raydistill.errors import ConfigError, RaydistillError
+from raydistill.job import runs_as_job, settle
 from raydistill.termination import EXIT_CODE, Terminated, exit_on_sigterm
 from raydistill.version import __version__
 
@@ -66,7 +68,7 @@ def end_well(run: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
         return 141  # as of a program that SIGPIPE ended, such as `raydistill status DIR | head -1`
     except RaydistillError as error:
-        print(f"raydistill: {error}", file=sys.stderr)
+        print(f"raydistill: {hide_credentials(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
@@ -135,7 +137,17 @@ def read_settings(command: str, argv: list[str]) -> tuple[Config, argparse.Names
     given = parser.parse_args(argv)
     flags = source(parsed_args=given)()
     file_values = read_config_file(given.config) if given.config else {}
-    return build_config(merge_settings(file_values, flags)), given
+    return settle_folders(build_config(merge_settings(file_values, flags)), given), given
+
+
+def settle_folders(config: Config, given: argparse.Namespace) -> Config:
+    """In a Ray job, take relative run folders from where jobs have them, and say so; else the settings as they are."""
+    if not runs_as_job():
+        return config
+    given.start_from = given.start_from and settle(given.start_from)
+    config = config.model_copy(update={"run_dir": settle(config.run_dir)})
+    print(f"run folder: {config.run_dir}", flush=True)
+    return config
 
 
 def make_flags_model() -> Any:
@@ -258,7 +270,7 @@ def export_command(argv: list[str]) -> int:
 
 def _folder_parser(command: str) -> Parser:
     parser = Parser(f"raydistill {command}", description=COMMANDS[command], allow_abbrev=False)
-    parser.add_argument("folder", metavar="DIR", help="run folder, or its URI in an object store")
+    parser.add_argument("folder", type=settle, metavar="DIR", help="run folder, or its URI in an object store")
     return parser
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from raydistill.credentials import check_credentials
 from raydistill.errors import ConfigError
 
 
@@ -279,6 +280,7 @@ class Config(Section):
 
 def build_config(values: Mapping[str, Any]) -> Config:
     """Validate a nested mapping. Raises ConfigError, a line that names field, value, what is allowed and the remedy."""
+    check_credentials(values)
     try:
         return Config.model_validate(values)
     except ValidationError as error:

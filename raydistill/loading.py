@@ -15,7 +15,7 @@ from raydistill.data.arrays import open_examples
 from raydistill.errors import RunFolderError
 from raydistill.run_folder import RunFolder
 from raydistill.stages.networks import build_student, is_trained, load_weights
-from raydistill.stages.roles import STUDENT, has_specialists, student_teacher
+from raydistill.stages.roles import STUDENT, has_specialists, list_students, student_teacher
 from raydistill.stages.teacher import load_ensemble_from, load_teachers
 from raydistill.teacher import Ensemble
 
@@ -23,10 +23,13 @@ from raydistill.teacher import Ensemble
 def load_student(run_dir: Path | str, name: str = STUDENT) -> nn.Module:
     """The student of a finished run, in evaluation mode: batch (N, ...) in the stored type -> logits (N, K).
 
-    name: 'student', or a control: 'labels_only', 'generalist_targets'. Raises RunFolderError if it is not finished.
+    name: 'student', or a control: 'labels_only', 'generalist_targets'. Raises RunFolderError if the run has no such
+    name, or it is not finished.
     """
     run = RunFolder(run_dir)
     config = run.read_config()
+    if name not in list_students(config):
+        raise RunFolderError(f"name: {name!r} is not allowed; give one of {', '.join(list_students(config))}")
     folder = run.student_folder(name)
     if not is_trained(folder):
         raise RunFolderError(f"run_dir: {run.location!r} has no finished {name!r}; run raydistill run first")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -92,6 +93,8 @@ def find_constructor(name: str) -> Callable[..., nn.Module]:
     if name in built_in:
         return built_in[name]
     module, _, function = name.partition(":")
+    if module.partition(".")[0] in sys.stdlib_module_names:  # a run folder's manifest names its model, too
+        raise ModelError(f"model: {name!r} is not allowed: Python's own modules have no networks; give one that has")
     try:
         return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
     except (ImportError, AttributeError, ValueError) as error:

@@ -46,7 +46,7 @@ def read_input(path: Path, input_shape: tuple[int, ...]) -> Array:
     try:
         with np.load(path, allow_pickle=False) as file:
             name = next((name for name in ("x", "x_test", *file.files) if name in file.files), None)
-            x = file[name] if name else np.empty(0)
+            x = np.asarray(file[name]) if name else np.empty(0)
     except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
         raise DataError(f"input: {str(path)!r} is not a readable .npz file ({error})") from None
     if x.shape[1:] != input_shape or len(x) == 0:

@@ -29,7 +29,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from raydistill.boundary import check_links, check_names
 from raydistill.config import Config
+from raydistill.credentials import check_credentials
 from raydistill.errors import RunFolderError, StorageError
 from raydistill.files import (
     follow_folder,
@@ -44,7 +46,8 @@ from raydistill.files import (
     write_json,
     write_text,
 )
-from raydistill.storage import Mirror, is_uri
+from raydistill.job import is_uri
+from raydistill.storage import Mirror
 from raydistill.store_lock import StoreLock
 from raydistill.version import __version__
 
@@ -122,6 +125,7 @@ class RunFolder:
         if start_from cannot be used.
         """
         settings = result_settings(config)
+        check_credentials({"start_from": start_from})
         source = None if start_from is None else RunFolder(start_from)
         if source is not None and source.path.resolve() == self.path.resolve():
             raise RunFolderError(
@@ -159,6 +163,7 @@ class RunFolder:
                 f"start_from: {self.location!r} was written by version {version}, this is {__version__} and would redo"
                 " every stage; leave --start-from out"
             )
+        check_links(self.path)
 
     def read_manifest(self) -> dict[str, Any]:
         """Read the manifest. Raises RunFolderError if there is none, or it is not ours."""
@@ -171,6 +176,7 @@ class RunFolder:
             raise RunFolderError(f"run_dir: {str(self.manifest_path)!r} cannot be read: {error}") from None
         if not isinstance(manifest, dict) or manifest.get("raydistill_format") != FORMAT:
             raise RunFolderError(f"run_dir: {str(self.manifest_path)!r} was not written by this raydistill")
+        check_names(self.manifest_path, manifest["stages"])
         return manifest
 
     def read_config(self) -> Config:
@@ -180,7 +186,7 @@ class RunFolder:
     def acquire_lock(self) -> FileLock | StoreLock:
         """Lock the folder for this process; the lock falls with the process, in a store half a minute later.
 
-        Raises RunFolderError if another process works in the folder.
+        Raises RunFolderError if another process works in the folder, or a link in it leads out of it.
         """
         if self._mirror:
             if not self._has_manifest():
@@ -196,6 +202,7 @@ class RunFolder:
         if not self.manifest_path.exists():
             self._check_unused()
         self.path.mkdir(parents=True, exist_ok=True)
+        check_links(self.path)
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)

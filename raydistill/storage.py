@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 import fsspec
 from filelock import FileLock
 
+from raydistill.boundary import stays_inside
+from raydistill.credentials import check_credentials, hide_credentials
 from raydistill.errors import ConfigError, RunFolderError, StorageError
 from raydistill.files import hash_file, list_files
 
@@ -30,19 +32,10 @@ _FINAL = (FileNotFoundError, FileExistsError, PermissionError, NotImplementedErr
 Value = TypeVar("Value")
 
 
-def is_uri(location: Path | str) -> bool:
-    """Whether a run folder is in an object store."""
-    return "://" in str(location)
-
-
 def check_uri(uri: str) -> None:
     """Raise ConfigError for a URI that cannot be a run folder; with credentials, it would be told to everyone."""
-    scheme, _, rest = uri.partition("://")
-    if "@" in rest.partition("/")[0]:
-        raise ConfigError(
-            f"run_dir: a URI of {scheme} with credentials is not allowed, it is written into the run; give them in the"
-            " environment, or by the role of the machine"
-        )
+    check_credentials({"run_dir": uri})
+    rest = uri.partition("://")[2]
     if not rest.strip("/"):
         raise ConfigError(f"run_dir: {uri!r} names no bucket; give scheme://bucket/folder")
     if set("*?[]") & set(rest):  # which stores' clients take for patterns, when they remove as well
@@ -158,8 +151,12 @@ class Mirror:
         """Objects below a folder as the paths of their copies, each with its state."""
         prefix = self._object(folder)
         found = self._persist(f"list {self._name(folder)}", lambda: self._filesystem.find(prefix, detail=True))
-        paths = {self.local / name.removeprefix(self._root).lstrip("/"): info for name, info in found.items()}
-        return {path: describe_state(info) for path, info in paths.items() if not path.name.startswith(".")}
+        names = {name.removeprefix(self._root).lstrip("/"): info for name, info in found.items()}
+        return {
+            self.local / name: describe_state(info)
+            for name, info in names.items()
+            if stays_inside(name) and not name.rpartition("/")[2].startswith(".")
+        }
 
     def _fetch(self, path: Path, state: str, checksum: str | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -215,7 +212,7 @@ def describe_state(info: Mapping[str, Any]) -> str:
 
 def describe(error: BaseException) -> str:
     """An error of a store in one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return hide_credentials(" ".join(str(error).split())[:300]) or type(error).__name__
 
 
 def _state_path(path: Path) -> Path:

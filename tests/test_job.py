@@ -1,4 +1,4 @@
-"""jobs/run.py as `ray job submit` starts it, on a head of the test's own, protected by a token as in cluster.yaml."""
+"""Jobs as docs/cluster.md submits them, on one head of the test's own, protected by a token as in cluster.yaml."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -37,7 +37,7 @@ SETTINGS = {
     "--search.epochs": "1",
     "--student.epochs": "4",
 }
-COMMAND = ["python", "jobs/run.py", *(word for pair in SETTINGS.items() for word in pair)]
+FLAGS = [word for pair in SETTINGS.items() for word in pair]
 PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "ray-client-server-port")
 START_SECONDS = 60.0
 AGENT_STARTS = "No available agent to submit job"  # the server answers some seconds before its agent, on a busy machine
@@ -51,12 +51,15 @@ class Head:
         self.home.mkdir()
         self.temporary = Path(tempfile.mkdtemp(prefix="rd-", dir="/tmp"))  # short: sockets' paths are limited
         self._mark = uuid.uuid4().hex
+        self.secrets = [uuid.uuid4().hex, uuid.uuid4().hex]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
         self._environment = inherited | {
             "HOME": str(self.home),
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": uuid.uuid4().hex,
+            "RAY_AUTH_TOKEN": self.secrets[0],
+            "AWS_SECRET_ACCESS_KEY": self.secrets[1],
+            "RAY_JOB_STOP_WAIT_TIME_S": "30",
             "RAY_USAGE_STATS_ENABLED": "0",
             MARK: self._mark,
         }
@@ -89,28 +92,35 @@ class Head:
             else:
                 return
 
-    def submit(self) -> tuple[int, float, list[str]]:
-        """Submit the job and wait for it: exit code, seconds, and the lines of its log."""
+    def submit(self, *command: str, folder: Path, name: str, wait: bool = True) -> tuple[int, list[str]]:
+        """Submit a job with a working directory. Returns the exit code, and the lines of its log so far."""
+        options = ["--working-dir", ".", "--submission-id", name, *([] if wait else ["--no-wait"])]
         deadline = time.monotonic() + START_SECONDS
         while True:
-            began = time.monotonic()
-            done = subprocess.run(
-                [*RAY, "job", "submit", "--address", self._address, "--working-dir", ".", "--", *COMMAND],
-                cwd=REPOSITORY,
-                env=self._environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            seconds = time.monotonic() - began
+            done = self.call("submit", *options, "--", *command, folder=folder)
             if AGENT_STARTS not in done.stdout + done.stderr or time.monotonic() > deadline:
                 break
             time.sleep(1.0)
-        logs = sorted(self.temporary.glob("session_2*/logs/job-driver-raysubmit_*.log"), key=os.path.getmtime)
-        assert logs, done.stdout + done.stderr
-        lines = logs[-1].read_text().splitlines()
-        began_at = next(number for number, line in enumerate(lines) if line.startswith("Running entrypoint"))
-        return done.returncode, seconds, lines[began_at + 1 :]  # before it Ray's job manager speaks
+        assert not wait or self.read_log(name), done.stdout + done.stderr
+        return done.returncode, self.read_log(name)
+
+    def call(self, verb: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        """`ray job VERB`."""
+        return subprocess.run(
+            [*RAY, "job", verb, "--address", self._address, *arguments],
+            cwd=folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def read_log(self, name: str) -> list[str]:
+        """What a job has printed so far; before it Ray's job manager speaks."""
+        (path,) = [*self.temporary.glob(f"session_2*/logs/job-driver-{name}.log")] or [None]
+        lines = path.read_text().splitlines() if path else []
+        began_at = next((number for number, line in enumerate(lines) if line.startswith("Running entrypoint")), None)
+        return [] if began_at is None else lines[began_at + 1 :]
 
     def stop(self) -> list[str]:
         """Kill the process group; what else lives after a while."""
@@ -139,9 +149,17 @@ def find_free_ports(count: int) -> list[int]:
     raise RuntimeError("no free ports between 20000 and 32000")
 
 
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[Head]:
-    head = Head(tmp_path)
+def wait_until(condition: Callable[[], object]) -> None:
+    """Until the condition holds, or an error after a minute."""
+    deadline = time.monotonic() + START_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    head = Head(tmp_path_factory.mktemp("job"))
     try:
         head.wait_for_job_server()
         yield head
@@ -150,24 +168,68 @@ def head(tmp_path: Path) -> Iterator[Head]:
     assert left == []
 
 
-def test_a_job_ends_well_and_the_second_time_does_nothing(head: Head) -> None:
+def test_a_job_is_stopped_resumed_from_elsewhere_and_the_third_time_does_nothing(head: Head, tmp_path: Path) -> None:
     folder = head.home / "raydistill" / "runs" / "job"  # outside the job's copy of the working directory
     page = RunFolder(folder).stage_folder("report") / "report.html"
-    code, seconds, lines = head.submit()
-    print(f"first: {seconds:.1f} s", *lines, sep="\n")
+    names = [name for name in STAGES if name != "seeds"]
+
+    (tmp_path / "mine.yaml").write_text(f"data: digits\nspecialists: {{groups: {SETTINGS['--specialists.groups']}}}\n")
+    flags = [word for pair in SETTINGS.items() if pair[0] not in ("--data", "--specialists.groups") for word in pair]
+    began = time.monotonic()
+    code, _ = head.submit(
+        "raydistill", "run", "--config", "mine.yaml", *flags, folder=tmp_path, name="first", wait=False
+    )
     assert code == 0
-    assert lines[0] == f"run folder: {folder}"
+    assert not (folder / "begun" / "report").exists()  # it did not wait
+    wait_until((folder / "begun" / "specialists").exists)  # the pool takes some seconds to start
+    stopped = head.call("stop", "first", folder=tmp_path)
+    assert "was stopped" in stopped.stdout + stopped.stderr
+    print(f"stopped after {time.monotonic() - began:.1f} s", *head.read_log("first"), sep="\n")
+    assert head.read_log("first")[0] == f"run folder: {folder}"
+    assert not any("Traceback" in line for line in head.read_log("first"))
+
+    code, lines = head.submit("raydistill", "status", "runs/job", folder=tmp_path, name="asked")
+    assert code == 0
+    assert lines[0] == f"{folder}: digits, not running"
+    states = {words[0]: " ".join(words[1:]) for words in map(str.split, lines[1:])}
+    assert states["groups"].startswith("done")
+    assert (states["specialists"], states["student"]) == ("begun", "to do")
+
+    began = time.monotonic()
+    code, lines = head.submit("python", "jobs/run.py", *FLAGS, folder=REPOSITORY, name="second")
+    print(f"resumed: {time.monotonic() - began:.1f} s", *lines, sep="\n")
+    assert code == 0
     assert page.exists()
     progress = [line for line in lines if re.match(r"\[\d+/11\] \w+: ", line)]
-    assert [line for line in progress if ": done in " in line][-1].startswith("[11/11] report: ")
+    skipped = [f"[{number}/11] {name}: finished before, skipped" for number, name in enumerate(names, start=1)]
+    before = names.index("specialists")
+    assert progress[:before] == skipped[:before]
+    done = [line for line in progress if ": done in " in line]
+    assert done[0].startswith("[6/11] specialists: ")
+    assert done[-1].startswith("[11/11] report: ")
 
     table = [line for line in lines[1:] if line not in progress]
-    code, seconds, again = head.submit()
-    print(f"second: {seconds:.1f} s", *again, sep="\n")
+    began = time.monotonic()
+    code, again = head.submit("python", "jobs/run.py", *FLAGS, folder=REPOSITORY, name="third")
+    seconds = time.monotonic() - began
+    print(f"third: {seconds:.1f} s", *again, sep="\n")
     assert code == 0
-    names = [name for name in STAGES if name != "seeds"]
-    skipped = [f"[{number}/11] {name}: finished before, skipped" for number, name in enumerate(names, start=1)]
     assert again == [f"run folder: {folder}", *skipped, *table]  # nothing else: no line of Ray's or torch's own
     assert table[0].split()[0] == "accuracy"
     assert table[-2] == f"report: {page}"
     assert seconds < 20
+
+    files = [path for path in (head.home / "raydistill").rglob("*") if path.is_file()]
+    files += head.temporary.glob("session_2*/logs/job-driver-*.log")
+    told = [path for path in files for secret in head.secrets if secret.encode() in path.read_bytes()]
+    assert told == []
+
+
+def test_a_mistake_is_one_line_and_a_secret_is_not_repeated(head: Head, tmp_path: Path) -> None:
+    """The command itself is on the dashboard, as docs/cluster.md warns; what raydistill says is not."""
+    code, lines = head.submit(
+        "raydistill", "run", "--data", "digits", "--run-dir", "s3://key:hidden@bucket/x", folder=tmp_path, name="wrong"
+    )
+    assert code != 0
+    assert len([line for line in lines if line.startswith("raydistill: run_dir: ")]) == 1
+    assert not any("hidden" in line for line in lines)

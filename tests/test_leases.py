@@ -39,7 +39,7 @@ def test_what_is_given_back_keeps_its_place() -> None:
     queue = make_queue("x", "y", "z")
     assert [claimed(queue, worker) for worker in "ab"] == ["x", "y"]
     queue.fail("a", "x", "ValueError: no", "", 0.0)
-    queue.fail("b", "y", "ValueError: no", "")
+    queue.fail("b", "y", "ValueError: no", "", 0.0)
     assert [claimed(queue, worker) for worker in "cde"] == ["x", "y", "z"]
 
 

@@ -1,6 +1,5 @@
 """A run that starts from another: what it takes over and what it redoes, and that the other run stays as it was."""
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -235,19 +234,6 @@ def test_on_the_command_line(finished, tmp_path, capsys):
     taken, own = (RunFolder(tmp_path / "run").stage_folder(name) for name in ("specialists", "search"))
     assert (taken / "000" / "weights.safetensors").stat().st_nlink > 1
     assert (own / "search.json").stat().st_nlink == 1
-
-
-def test_jobs_find_both_folders_at_home(tmp_path, monkeypatch):
-    path = Path(__file__).parent.parent / "jobs" / "run.py"
-    specification = importlib.util.spec_from_file_location("job", path)
-    job = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(job)
-    started = []
-    monkeypatch.setenv("RAYDISTILL_HOME", str(tmp_path))
-    monkeypatch.setattr(job, "finish_run", lambda config, given: started.append((config.run_dir, given.start_from)))
-    job.main(["--data", "digits", "--run-dir", "b", "--start-from", "a"])
-    job.main(["--data", "digits", "--run-dir", "b"])
-    assert started == [(str(tmp_path / "b"), str(tmp_path / "a")), (str(tmp_path / "b"), None)]
 
 
 def test_left_out_it_is_none():

@@ -12,9 +12,11 @@ from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
+from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from raydistill.on_ray.claims import ShortClaims
 from raydistill.on_ray.worker import heed_notice
 
 
@@ -47,6 +49,14 @@ class FixedCluster(FixedScalingPolicy):
         """Ask nobody."""
 
 
+class SharedElastic(ShortClaims, ElasticScalingPolicy):
+    """Ray Train's own policy, on a cluster that others share."""
+
+
+class SharedFixed(ShortClaims, FixedScalingPolicy):
+    """As SharedElastic, for a number of workers that is given."""
+
+
 class PoolTrainer(DataParallelTrainer):
     """A DataParallelTrainer without data sets. private: the cluster is of a fixed size, and ends with this process."""
 
@@ -61,8 +71,8 @@ class PoolTrainer(DataParallelTrainer):
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, left_out)]
 
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
-        if self._private:
-            controller_init_kwargs["scaling_policy"] = FixedCluster(
-                controller_init_kwargs["scaling_policy"].scaling_config
-            )
+        given = controller_init_kwargs["scaling_policy"]
+        shared = SharedElastic if isinstance(given, ElasticScalingPolicy) else SharedFixed
+        policy = FixedCluster if self._private else shared
+        controller_init_kwargs["scaling_policy"] = policy(given.scaling_config)
         return super()._initialize_and_run_controller(**controller_init_kwargs)
