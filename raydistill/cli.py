@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from raydistill.config import Config, build_config, read_config_file, suggest_field
+from raydistill.config import Config, build_config
 from raydistill.errors import ConfigError, RaydistillError
+from raydistill.sections import read_config_file, suggest_field
 from raydistill.version import __version__
 
 COMMANDS = {

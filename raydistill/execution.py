@@ -21,6 +21,8 @@ Beat = Callable[[dict[str, Any]], None]
 """Progress, {"epoch": 2, "epochs": 8, "fraction": 0.25}; "epoch" counts completed ones. Raises LeaseLost, StopTrial."""
 JobFunction = Callable[[dict[str, Any], Beat], dict[str, Any]]
 """(arguments, beat) -> result, both JSON."""
+Role = Literal["generalist", "specialist", "trial", "student"]
+"""What a job trains, which decides its needs of a node."""
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
@@ -34,6 +36,8 @@ class Job:
     arguments: dict[str, Any]
     cost: float
     """expected seconds, relative to the other jobs: the longest start first"""
+    role: Role | None = None
+    """what it trains; None: something else, with the needs of every job"""
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,11 @@ class Executor(Protocol):
     ) -> list[Value]:
         """Apply a picklable function of a module to short tasks; values in the order of items; on_done(done, total)."""
 
-    def run_jobs(self, jobs: Sequence[Job], on_event: Callable[[JobEvent], None]) -> list[JobOutcome]:
-        """Run independent jobs; outcomes in the order of jobs. Raises JobFailed after every other job has ended."""
+    def run_jobs(self, jobs: Sequence[Job], on_event: Callable[[JobEvent], None], workers: int = 1) -> list[JobOutcome]:
+        """Run independent jobs of one role; outcomes in their order. Raises JobFailed after every other has ended.
+
+        workers: processes of each job, as in `train`.
+        """
 
     def search(
         self,

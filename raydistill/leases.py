@@ -136,6 +136,10 @@ class WorkQueue:
         """Whether every job is done or failed."""
         return all(entry.state in ("done", "failed") for entry in self._entries.values())
 
+    def count_waiting(self) -> int:
+        """How many jobs no worker has; none after close()."""
+        return 0 if self._closed else sum(entry.state == "waiting" for entry in self._entries.values())
+
     def changes(self, since: int) -> tuple[int, list[JobEvent]]:
         """The news since version `since`, and the version now; 0 asks for all jobs."""
         news = (entry for entry in self._entries.values() if entry.version >= since)

@@ -23,7 +23,7 @@ from raydistill.execution import Beat
 from raydistill.files import read_tensors, write_tensors
 from raydistill.losses import WithGradient, label_loss
 from raydistill.scoring import Score, Validate
-from raydistill.workers import device_of, unwrap, worker_rank
+from raydistill.workers import device_of, share_model, unwrap, worker_rank
 
 WARM_UP = 0.05  # share of all steps over which the learning rate rises
 BEAT_SECONDS = 0.5
@@ -47,6 +47,16 @@ class Progress:
     best_loss: float = math.inf
 
 
+def place_model(model: nn.Module, settings: TrainingConfig, device: torch.device) -> nn.Module:
+    """Ready a network for train_model: on its device, its weights laid out as set, shared with the other workers."""
+    model.to(device)
+    if settings.channels_last:
+        for weight in model.parameters():
+            if weight.dim() == 4:  # a convolution whose weights have their channels last gives images of that kind
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return share_model(model)
+
+
 def train_model(
     model: nn.Module,
     batches: Batches,
@@ -61,12 +71,13 @@ def train_model(
 ) -> Progress:
     """Train in place; with `patience`, stop early and end with the best epoch's weights (epoch 0 is the start).
 
+    model: from place_model.
     epochs: passes over the batches, at most; the learning rate is planned over all of them.
     patience: epochs without improvement of the validation loss, or None to train in full and keep the last weights.
     checkpoint: file to resume from and to write an epoch; None for none.
     Raises FloatingPointError if the loss is not finite.
     """
-    optimizer = _build_optimizer(model, settings)
+    optimizer, forward = _build_optimizer(model, settings), _choose_forward(model, settings)
     best = copy_weights(model)
     progress = Progress()
     if checkpoint is not None and checkpoint.exists():
@@ -76,7 +87,7 @@ def train_model(
     elif patience is not None:
         progress.best_loss = validate(model).loss
     while progress.epoch < epochs and not _is_stale(progress, patience):
-        train_loss = _train_epoch(model, batches, loss, optimizer, settings, progress.epoch, epochs, beat)
+        train_loss = _train_epoch(model, forward, batches, loss, optimizer, settings, progress.epoch, epochs, beat)
         score = validate(model)
         _record(progress, train_loss, score, last_counts=patience is None)
         if patience is not None and progress.best_epoch == progress.epoch:
@@ -137,14 +148,18 @@ def _build_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.
 
 
 def _choose_forward(model: nn.Module, settings: TrainingConfig) -> Callable[[Tensor], Tensor]:
-    """The model, inputs -> float32 logits (B, K); with bfloat16, its products are made in that type."""
+    """The model, inputs -> float32 logits (B, K); with bfloat16, its products are made in that type.
+
+    A compiled model is used for steps alone: the model itself keeps its parameters, with their names.
+    """
+    network: Callable[[Tensor], Tensor] = torch.compile(model) if settings.compile else model
     if settings.precision == "float32":
-        return model
+        return network
     kind = device_of(model).type
 
     def forward(inputs: Tensor) -> Tensor:
         with torch.autocast(kind, dtype=torch.bfloat16):
-            logits: Tensor = model(inputs)
+            logits = network(inputs)
         return logits.float()
 
     return forward
@@ -152,6 +167,7 @@ def _choose_forward(model: nn.Module, settings: TrainingConfig) -> Callable[[Ten
 
 def _train_epoch(
     model: nn.Module,
+    forward: Callable[[Tensor], Tensor],
     batches: Batches,
     loss: Loss,
     optimizer: torch.optim.Optimizer,
@@ -161,7 +177,6 @@ def _train_epoch(
     beat: Beat,
 ) -> float:
     model.train()
-    forward = _choose_forward(model, settings)
     torch.manual_seed(mix_seed(batches.seed, epoch, 1000 + worker_rank()[0]))  # dropout
     steps = batches.count_steps()
     parameters, losses, next_beat = list(model.parameters()), [], time.monotonic() + BEAT_SECONDS
@@ -220,10 +235,19 @@ def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> 
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    _lay_out(optimizer)
     if metadata["best_loss"] is None:
         metadata["best_loss"] = math.inf
     device = device_of(model)
     return Progress(**metadata), {name: tensor.to(device) for name, tensor in _take(tensors, "best.").items()}
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimiser's numbers the memory layout of their weights: a fused step takes them in memory's order."""
+    for weight, state in optimizer.state.items():
+        for name, tensor in state.items():
+            if tensor.shape == weight.shape and tensor.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, requires_grad=False).copy_(tensor)
 
 
 def _take(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -25,12 +25,12 @@ from raydistill.specialists import (
 from raydistill.stages.context import Context
 from raydistill.stages.groups import read_group
 from raydistill.stages.networks import build_generalist, count_passes, load_weights, network_seed, train_once
-from raydistill.training import Progress, train_model
-from raydistill.workers import choose_device
+from raydistill.training import Progress, place_model, train_model
+from raydistill.workers import choose_device, unwrap
 
 
 def run_specialists(context: Context) -> None:
-    """Train all specialists in the pool."""
+    """Train all specialists: in the pool, or each by several workers."""
     run = context.run
     groups = read_json(run.stage_folder("groups") / "groups.json")["groups"]
     jobs = [
@@ -39,10 +39,11 @@ def run_specialists(context: Context) -> None:
             f"{__name__}:train_specialist",
             {"run_dir": str(run.path), "index": index},
             cost=float(group["examples_an_epoch"]),
+            role="specialist",
         )
         for index, group in enumerate(groups)
     ]
-    outcomes = context.executor.run_jobs(jobs, context.display.on_event)
+    outcomes = context.executor.run_jobs(jobs, context.display.on_event, context.config.specialists.workers)
     write_json(run.timing_path("specialists"), [vars(outcome) for outcome in outcomes])
 
 
@@ -65,6 +66,7 @@ def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
             loss = soft_enriched_loss(group, shift, load_generalist())
         model = load_generalist()
         prepare_dustbin(model, group)
+        model = place_model(model, settings, device)
         held_out = sample_enriched(
             *part_rows(read_split(run, "confuse"), examples.y, group.place_of_class), settings.group_share
         )
@@ -80,7 +82,7 @@ def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
             checkpoint=checkpoint,
             beat=beat,
         )
-        return model, progress
+        return unwrap(model), progress
 
     record = train_once(run.specialist_folder(index), train)
     return {"epochs": len(record["history"]), "best_epoch": record["best_epoch"]}
