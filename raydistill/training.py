@@ -21,9 +21,10 @@ from raydistill.batches import Batch, Batches, mix_seed
 from raydistill.config import TrainingConfig
 from raydistill.execution import Beat
 from raydistill.files import read_tensors, write_tensors
+from raydistill.forward import Forward, choose_forward
 from raydistill.losses import WithGradient, label_loss
 from raydistill.scoring import Score, Validate
-from raydistill.workers import device_of, share_model, unwrap, worker_rank
+from raydistill.workers import device_of, unwrap, worker_rank
 
 WARM_UP = 0.05  # share of all steps over which the learning rate rises
 BEAT_SECONDS = 0.5
@@ -47,16 +48,6 @@ class Progress:
     best_loss: float = math.inf
 
 
-def place_model(model: nn.Module, settings: TrainingConfig, device: torch.device) -> nn.Module:
-    """Ready a network for train_model: on its device, its weights laid out as set, shared with the other workers."""
-    model.to(device)
-    if settings.channels_last:
-        for weight in model.parameters():
-            if weight.dim() == 4:  # a convolution whose weights have their channels last gives images of that kind
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
-    return share_model(model)
-
-
 def train_model(
     model: nn.Module,
     batches: Batches,
@@ -71,13 +62,13 @@ def train_model(
 ) -> Progress:
     """Train in place; with `patience`, stop early and end with the best epoch's weights (epoch 0 is the start).
 
-    model: from place_model.
+    model: from forward.place_model.
     epochs: passes over the batches, at most; the learning rate is planned over all of them.
     patience: epochs without improvement of the validation loss, or None to train in full and keep the last weights.
     checkpoint: file to resume from and to write an epoch; None for none.
     Raises FloatingPointError if the loss is not finite.
     """
-    optimizer, forward = _build_optimizer(model, settings), _choose_forward(model, settings)
+    optimizer, forward = _build_optimizer(model, settings), choose_forward(model, settings)
     best = copy_weights(model)
     progress = Progress()
     if checkpoint is not None and checkpoint.exists():
@@ -147,27 +138,9 @@ def _build_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.
     return optimizer
 
 
-def _choose_forward(model: nn.Module, settings: TrainingConfig) -> Callable[[Tensor], Tensor]:
-    """The model, inputs -> float32 logits (B, K); with bfloat16, its products are made in that type.
-
-    A compiled model is used for steps alone: the model itself keeps its parameters, with their names.
-    """
-    network: Callable[[Tensor], Tensor] = torch.compile(model) if settings.compile else model
-    if settings.precision == "float32":
-        return network
-    kind = device_of(model).type
-
-    def forward(inputs: Tensor) -> Tensor:
-        with torch.autocast(kind, dtype=torch.bfloat16):
-            logits = network(inputs)
-        return logits.float()
-
-    return forward
-
-
 def _train_epoch(
     model: nn.Module,
-    forward: Callable[[Tensor], Tensor],
+    forward: Forward,
     batches: Batches,
     loss: Loss,
     optimizer: torch.optim.Optimizer,

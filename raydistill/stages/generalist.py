@@ -11,11 +11,12 @@ from raydistill.batches import Batches, shuffle_rows
 from raydistill.data.arrays import open_examples, read_split
 from raydistill.execution import Beat, Job
 from raydistill.files import write_json
+from raydistill.forward import place_model
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
 from raydistill.stages.networks import build_generalist, count_passes, network_seed, train_once
-from raydistill.training import Progress, batch_label_loss, place_model, train_model
+from raydistill.training import Progress, batch_label_loss, train_model
 from raydistill.workers import choose_device, unwrap
 
 

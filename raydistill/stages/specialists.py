@@ -13,6 +13,7 @@ from raydistill.config import SpecialistsConfig
 from raydistill.data.arrays import open_examples, read_split
 from raydistill.execution import Beat, Job
 from raydistill.files import read_json, write_json
+from raydistill.forward import place_model
 from raydistill.run_folder import RunFolder
 from raydistill.specialists import (
     enriched_loss,
@@ -25,7 +26,7 @@ from raydistill.specialists import (
 from raydistill.stages.context import Context
 from raydistill.stages.groups import read_group
 from raydistill.stages.networks import build_generalist, count_passes, load_weights, network_seed, train_once
-from raydistill.training import Progress, place_model, train_model
+from raydistill.training import Progress, train_model
 from raydistill.workers import choose_device, unwrap
 
 

@@ -15,6 +15,7 @@ from raydistill.config import Config
 from raydistill.data.arrays import Examples, open_examples, read_split, read_transfer_rows
 from raydistill.execution import Beat, Job, Role, SearchSpace, Trial
 from raydistill.files import read_json, write_json
+from raydistill.forward import place_model
 from raydistill.losses import WithGradient
 from raydistill.models import find_output_layer
 from raydistill.run_folder import RunFolder
@@ -25,7 +26,7 @@ from raydistill.stages.roles import list_students, student_teacher
 from raydistill.stages.teacher import build_views, open_targets
 from raydistill.stages.timings import TrialTimes
 from raydistill.targets import SoftTargets
-from raydistill.training import Loss, Progress, batch_label_loss, place_model, train_model
+from raydistill.training import Loss, Progress, batch_label_loss, train_model
 from raydistill.workers import choose_device
 
 
