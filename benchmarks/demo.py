@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.provenance import HERE, describe_machine, read_commit, spread
-from raydistill.config import build_config, read_config_file
+from raydistill.config import build_config
 from raydistill.files import write_json
 from raydistill.launch import launch
 from raydistill.report import read_report
+from raydistill.sections import read_config_file
 
 MODELS = {
     "generalist": lambda report: report["generalist"],

@@ -202,9 +202,8 @@ def soak(minutes: float, seed: int, log: Log) -> bool:
         watch = Watch(jobs, log)
         kills = run_hurt(jobs, folder, seed, log, watch)
         redone, wrong = watch.list_redone(), list_wrong(jobs, undisturbed)
-        log(
-            f"kills: {sum(kills.values())} in all, {', '.join(f'{count} {kind}' for kind, count in sorted(kills.items()))}"
-        )
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(kills.items()))
+        log(f"kills: {sum(kills.values())} in all, {kinds}")
         log(f"not as undisturbed: {len(wrong)} {wrong[:5]}; written again: {len(redone)} {redone[:5]}")
         log("correct" if not (wrong or redone) else "WRONG")
         return not (wrong or redone)
@@ -215,7 +214,7 @@ def run_hurt(jobs: list[Job], folder: Path, seed: int, log: Log, on_event: Calla
     raylets = Raylets(WORKER_NODES, [HERE.parent])
     try:
         pool.RESIZE_SECONDS = GROWTH_SECONDS
-        executor = RayExecutor(folder / "ray", address=raylets.address, gpus_per_job=1, lease_seconds=LEASE_SECONDS)
+        executor = RayExecutor(folder / "ray", address=raylets.address, lease_seconds=LEASE_SECONDS)
         hurt, began = Hurt(raylets, seed, log), time.monotonic()
         hurt.start()
         try:

@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from raydistill.config import Config, build_config, read_config_file, suggest_field
+from raydistill.config import Config, build_config
 from raydistill.credentials import hide_credentials
 from raydistill.errors import ConfigError, RaydistillError
 from raydistill.job import runs_as_job, settle
+from raydistill.sections import read_config_file, suggest_field
 from raydistill.termination import EXIT_CODE, Terminated, exit_on_sigterm
 from raydistill.version import __version__
 

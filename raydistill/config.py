@@ -1,27 +1,22 @@
 """Settings: one frozen section for each stage; a YAML file plus overrides gives a Config.
 
 Comes in: a mapping (from YAML), command-line flags. Goes out: a validated `Config`, or a `ConfigError` of one line.
-Every description below is also what `raydistill run --help` prints.
+Every description below is also what `raydistill run --help` prints. The cluster's section is in cluster.py.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from raydistill.cluster import ClusterConfig
 from raydistill.credentials import check_credentials
 from raydistill.errors import ConfigError
-
-
-class Section(BaseModel):
-    """Base of all sections: immutable, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+from raydistill.sections import Section, describe_validation_error
 
 
 class SplitsConfig(Section):
@@ -63,6 +58,11 @@ class TrainingConfig(Section):
     """longest vector of incoming weights that a unit may have; longer ones are shortened to it after each step"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """number type of the network's products while training; weights, losses and predictions stay float32"""
+    compile: bool = False
+    """let torch.compile fuse the network's operations while training; takes a compiler, and up to a minute each time a
+    training starts or goes on, which pays where steps are long"""
+    channels_last: bool = False
+    """keep images' channels last in memory while training, which convolutions on a GPU's tensor cores want"""
 
 
 class GeneralistConfig(TrainingConfig):
@@ -126,6 +126,9 @@ class SpecialistsConfig(TrainingConfig):
     on_failure: Literal["stop", "skip"] = "stop"
     """when a specialist fails at every attempt: stop, once all others are trained; or skip it, go on with the others,
     and say so in the report. Changing it redoes nothing that is finished; stop tries skipped ones again"""
+    workers: int = Field(1, ge=1)
+    """data-parallel Ray Train workers of one specialist, each with the needs of cluster.specialist; 1: all specialists
+    share one pool of workers"""
 
 
 class EnsembleConfig(Section):
@@ -237,19 +240,6 @@ class StudentConfig(TrainingConfig):
     """keyword arguments of the model"""
 
 
-class ClusterConfig(Section):
-    """Where the work runs."""
-
-    backend: Literal["ray", "none"] = "ray"
-    """ray: fan out over Ray; none: everything in this process, in turn"""
-    address: str | None = None
-    """address of a Ray cluster to join; left out: RAY_ADDRESS if set, else a private Ray on this machine"""
-    cpus_per_job: float = Field(1, gt=0)
-    """CPU cores of a specialist, trial or student"""
-    gpus_per_job: float = Field(0, ge=0)
-    """GPUs of a specialist, trial or student; a fraction shares one"""
-
-
 class Config(Section):
     """All settings of a run."""
 
@@ -284,62 +274,4 @@ def build_config(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(describe_validation_error(error)) from None
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping of settings. Raises ConfigError if the file is missing, empty or not a mapping."""
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config: cannot read {str(path)!r} ({error}); give an existing YAML file") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config: {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ConfigError(
-            f"config: {str(path)!r} must hold a mapping such as 'data: glyphs', not {type(values).__name__}"
-        )
-    return values
-
-
-def list_fields(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
-    """Dotted names of all settings, such as 'search.trials'."""
-    names: list[str] = []
-    for name, field in section.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            names += list_fields(inner, f"{prefix}{name}.")
-        else:
-            names.append(prefix + name)
-    return names
-
-
-def suggest_field(name: str, known: Iterable[str]) -> str:
-    """A remedy for an unknown name: the nearest known one, or where to find them all."""
-    known = list(known)
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not nearest:  # a right name under the wrong section
-        nearest = [other for other in known if other.rpartition(".")[2] == name.rpartition(".")[2]][:1]
-    return f"did you mean {nearest[0]!r}?" if nearest else "see raydistill run --help for all settings"
-
-
-def describe_validation_error(error: ValidationError) -> str:
-    """The first problem in one line, and how many more there are."""
-    problems = error.errors()
-    first = problems[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        sections = [field.rpartition(".")[0] for field in list_fields()]
-        text = f"{name}: unknown setting; {suggest_field(name, list_fields() + sections)}"
-    elif first["type"] == "missing":
-        text = f"{name}: missing; give --{name.replace('_', '-')} or put it into the config file"
-    else:
-        text = f"{name}: {first['input']!r} is not allowed: {_lower_first(first['msg'])}"
-    return text + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
-
-
-def _lower_first(text: str) -> str:
-    text = text.removeprefix("Value error, ")
-    return text[:1].lower() + text[1:]
+        raise ConfigError(describe_validation_error(error, Config)) from None

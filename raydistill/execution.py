@@ -23,6 +23,8 @@ Beat = Callable[[dict[str, Any]], None]
 """Progress, {"epoch": 2, "epochs": 8, "fraction": 0.25}; "epoch" counts completed ones. Raises LeaseLost, StopTrial."""
 JobFunction = Callable[[dict[str, Any], Beat], dict[str, Any]]
 """(arguments, beat) -> result, both JSON."""
+Role = Literal["generalist", "specialist", "trial", "student"]
+"""What a job trains, which decides its needs of a node."""
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
@@ -36,6 +38,8 @@ class Job:
     arguments: dict[str, Any]
     cost: float
     """expected seconds, relative to the other jobs: the longest start first"""
+    role: Role | None = None
+    """what it trains; None: something else, with the needs of every job"""
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,8 @@ class Executor(Protocol):
     ) -> list[Value]:
         """Apply a picklable function of a module to short tasks; values in the order of items; on_done(done, total)."""
 
-    def run_jobs(self, jobs: Sequence[Job], on_event: Callable[[JobEvent], None]) -> list[JobOutcome]:
-        """Run independent jobs; outcomes in the order of jobs.
+    def run_jobs(self, jobs: Sequence[Job], on_event: Callable[[JobEvent], None], workers: int = 1) -> list[JobOutcome]:
+        """Run independent jobs of one role; outcomes in the order of jobs. workers: processes of each, as in `train`.
 
         Raises JobFailed after every other job has ended, or StorageError where that is why they failed.
         """

@@ -47,9 +47,11 @@ class InProcess:
             on_done(len(values), len(items))
         return values
 
-    def run_jobs(self, jobs: Sequence[Job], on_event: Callable[[JobEvent], None]) -> list[JobOutcome]:
-        """Run the jobs in turn. Raises JobFailed after all others have run."""
+    def run_jobs(self, jobs: Sequence[Job], on_event: Callable[[JobEvent], None], workers: int = 1) -> list[JobOutcome]:
+        """Run the jobs in turn. Raises JobFailed after all others have run, or ValueError for several workers."""
         check_jobs(jobs)
+        if workers != 1:
+            raise ValueError(f"workers: {workers} need a cluster; take 1, or the backend 'ray'")
         for job in jobs:
             on_event(JobEvent(job.name, "waiting", "", {}))
         results = [self._try_job(job, on_event) for job in jobs]
@@ -90,9 +92,7 @@ class InProcess:
 
     def train(self, job: Job, workers: int, on_event: Callable[[JobEvent], None]) -> JobOutcome:
         """Run the job here. Raises ValueError for several workers."""
-        if workers != 1:
-            raise ValueError(f"workers: {workers} need a cluster; take 1, or the backend 'ray'")
-        return self.run_jobs([job], on_event)[0]
+        return self.run_jobs([job], on_event, workers)[0]
 
     def close(self) -> None:
         """Nothing to give back."""

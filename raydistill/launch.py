@@ -5,6 +5,7 @@ Comes in: a Config. Goes out: the finished run folder, or text about its plan.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from raydistill.config import Config
@@ -14,6 +15,7 @@ from raydistill.pipeline import run_pipeline
 from raydistill.run_folder import RunFolder
 from raydistill.stages.groups import describe_plan
 from raydistill.stages.networks import read_training
+from raydistill.stages.roles import count_workers
 
 SHOWN_GROUPS = 40
 
@@ -28,13 +30,14 @@ def launch(
     display: Display | None = None,
 ) -> RunFolder:
     """Run the pipeline, or its stages up to `until`. on_change, start_from: see RunFolder.open."""
+    shown = display or open_display()
 
     def start_executor(run: RunFolder) -> Executor:
-        return open_executor(config, run, verbose)
+        return open_executor(config, run, verbose, shown.note)
 
     return run_pipeline(
         config,
-        display=display or open_display(),
+        display=shown,
         start_executor=start_executor,
         until=until,
         on_change=on_change,
@@ -42,8 +45,8 @@ def launch(
     )
 
 
-def open_executor(config: Config, run: RunFolder, verbose: bool) -> Executor:
-    """Ray, or this process alone."""
+def open_executor(config: Config, run: RunFolder, verbose: bool, note: Callable[[str], None]) -> Executor:
+    """Ray, or this process alone. note: is told why the executor waits."""
     cluster = config.cluster
     if cluster.backend == "none":
         from raydistill.in_process import InProcess
@@ -55,8 +58,9 @@ def open_executor(config: Config, run: RunFolder, verbose: bool) -> Executor:
         scratch=run.path / "ray",
         address=cluster.address,
         verbose=verbose,
-        cpus_per_job=cluster.cpus_per_job,
-        gpus_per_job=cluster.gpus_per_job,
+        cluster=cluster,
+        workers=count_workers(config),
+        note=note,
     )
 
 

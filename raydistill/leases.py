@@ -168,6 +168,10 @@ class WorkQueue:
         """Whether every job is done or failed."""
         return not self._waiting and not self._running
 
+    def count_waiting(self) -> int:
+        """How many jobs no worker has; none after close()."""
+        return 0 if self._closed else len(self._waiting)
+
     def changes(self, since: int) -> tuple[int, list[JobEvent]]:
         """The news since version `since`, and the version now; 0 asks for all jobs, and so does one yet to come.
 

@@ -27,6 +27,7 @@ from raydistill.losses import WithGradient, differentiate, log_sum, run_kernel
 from raydistill.models import find_output_layer
 from raydistill.scoring import PREDICT_BATCH, Score, Validate, predict_logits, share_score
 from raydistill.training import Loss
+from raydistill.workers import worker_rank
 
 Dustbin = Literal["merged", "single", "soft"]
 
@@ -158,11 +159,13 @@ def soft_enriched_loss(group: Group, shift: float, generalist: nn.Module) -> Los
 
 
 def score_enriched(examples: Examples, rows: Tensor, group: Group, shift: float) -> Validate:
-    """Validation on enriched rows: the loss and the accuracy over the group's classes and the dustbin."""
+    """Validation on enriched rows, shared by workers: loss and accuracy over the group's classes and the dustbin."""
     place, loss = group.place_of_class, enriched_loss(group, shift)
 
     def validate(model: nn.Module) -> Score:
-        logits, labels = predict_logits(model, examples.x, rows), examples.y[rows]
+        rank, world = worker_rank()
+        mine = rows[rank::world]
+        logits, labels = predict_logits(model, examples.x, mine), examples.y[mine]
         parts = zip(logits.split(PREDICT_BATCH), labels.split(PREDICT_BATCH), strict=True)  # a gradient comes with each
         losses = torch.cat([loss(part, Batch(part_labels, part, part_labels))[0] for part, part_labels in parts])
         return share_score(losses, reduce_logits(logits, group).argmax(dim=1) == place[labels])

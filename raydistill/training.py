@@ -23,6 +23,7 @@ from raydistill.batches import Batch, Batches, mix_seed
 from raydistill.config import TrainingConfig
 from raydistill.execution import Beat
 from raydistill.files import read_tensors, write_tensors
+from raydistill.forward import Forward, choose_forward
 from raydistill.losses import WithGradient, label_loss
 from raydistill.scoring import Score, Validate
 from raydistill.workers import device_of, unwrap, worker_rank
@@ -63,12 +64,13 @@ def train_model(
 ) -> Progress:
     """Train in place; with `patience`, stop early and end with the best epoch's weights (epoch 0 is the start).
 
+    model: from forward.place_model.
     epochs: passes over the batches, at most; the learning rate is planned over all of them.
     patience: epochs without improvement of the validation loss, or None to train in full and keep the last weights.
     checkpoint: file to resume from and to write an epoch; None for none.
     Raises FloatingPointError if a loss is not finite.
     """
-    optimizer = _build_optimizer(model, settings)
+    optimizer, forward = _build_optimizer(model, settings), choose_forward(model, settings)
     best = copy_weights(model)
     progress = Progress()
     saved = _read_checkpoint(checkpoint) if checkpoint is not None else None
@@ -79,7 +81,7 @@ def train_model(
     elif patience is not None:
         progress.best_loss = validate(model).loss
     while progress.epoch < epochs and not _is_stale(progress, patience):
-        train_loss = _train_epoch(model, batches, loss, optimizer, settings, progress.epoch, epochs, beat)
+        train_loss = _train_epoch(model, forward, batches, loss, optimizer, settings, progress.epoch, epochs, beat)
         score = validate(model)
         _check_finite("loss on held-out examples", score.loss, progress.epoch)
         _record(progress, train_loss, score, last_counts=patience is None)
@@ -140,22 +142,9 @@ def _build_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.
     return optimizer
 
 
-def _choose_forward(model: nn.Module, settings: TrainingConfig) -> Callable[[Tensor], Tensor]:
-    """The model, inputs -> float32 logits (B, K); with bfloat16, its products are made in that type."""
-    if settings.precision == "float32":
-        return model
-    kind = device_of(model).type
-
-    def forward(inputs: Tensor) -> Tensor:
-        with torch.autocast(kind, dtype=torch.bfloat16):
-            logits: Tensor = model(inputs)
-        return logits.float()
-
-    return forward
-
-
 def _train_epoch(
     model: nn.Module,
+    forward: Forward,
     batches: Batches,
     loss: Loss,
     optimizer: torch.optim.Optimizer,
@@ -165,7 +154,6 @@ def _train_epoch(
     beat: Beat,
 ) -> float:
     model.train()
-    forward = _choose_forward(model, settings)
     torch.manual_seed(mix_seed(batches.seed, epoch, 1000 + worker_rank()[0]))  # dropout
     steps = batches.count_steps()
     parameters, losses, next_beat = list(model.parameters()), [], time.monotonic() + BEAT_SECONDS
@@ -249,10 +237,19 @@ def _restore(
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    _lay_out(optimizer)
     if metadata["best_loss"] is None:
         metadata["best_loss"] = math.inf
     device = device_of(model)
     return Progress(**metadata), {name: tensor.to(device) for name, tensor in _take(tensors, "best.").items()}
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give the optimiser's numbers the memory layout of their weights: a fused step takes them in memory's order."""
+    for weight, state in optimizer.state.items():
+        for name, tensor in state.items():
+            if tensor.shape == weight.shape and tensor.stride() != weight.stride():
+                state[name] = torch.empty_like(weight, requires_grad=False).copy_(tensor)
 
 
 def _take(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from builders import quick_config, run_quick
 from sklearn.datasets import load_digits
 
 from raydistill.cli import main, merge_settings, read_settings
-from raydistill.config import list_fields
+from raydistill.config import Config
 from raydistill.launch import format_plan
 from raydistill.loading import load_student
+from raydistill.sections import list_fields
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_help_documents_every_setting_with_its_default(capsys):
         main(["run", "--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for name in list_fields():
+    for name in list_fields(Config):
         assert f"--{name.replace('_', '-')}" in text, name
     assert "(default: 8)" in text
 

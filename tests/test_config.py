@@ -2,8 +2,9 @@
 
 import pytest
 
-from raydistill.config import build_config, list_fields, read_config_file
+from raydistill.config import Config, build_config
 from raydistill.errors import ConfigError
+from raydistill.sections import list_fields, read_config_file
 
 BASE = {"data": "digits", "run_dir": "/tmp/x"}
 
@@ -48,8 +49,6 @@ def test_several_mistakes_are_counted():
 
 
 def test_every_field_is_described():
-    from raydistill.config import Config
-
     def check(section):
         for name, field in section.model_fields.items():
             if hasattr(field.annotation, "model_fields"):
@@ -58,7 +57,7 @@ def test_every_field_is_described():
                 assert field.description, f"{section.__name__}.{name}"
 
     check(Config)
-    assert "search.trials" in list_fields()
+    assert "search.trials" in list_fields(Config)
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b", "a: [", "3: 4", "\x00"])

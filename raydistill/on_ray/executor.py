@@ -1,7 +1,7 @@
 """The executor on Ray: the same four verbs as InProcess, each by the part of Ray that fits it.
 
 map       tasks            run_jobs  one Ray Train run and a queue (pool.py)
-search    Ray Tune         train     one data-parallel TorchTrainer (trainers.py)
+search    Ray Tune         train     data-parallel TorchTrainers (trainers.py)
 
 A cluster is joined at once. A private Ray starts when jobs, a search or several workers ask for it: measured, the
 glyphs are drawn in 2 s by threads of this process, and in 10 s by Ray, which first has to start.
@@ -10,20 +10,33 @@ glyphs are drawn in 2 s by threads of this process, and in 10 s by Ray, which fi
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 
-from raydistill.execution import Item, Job, JobEvent, JobOutcome, SearchSpace, Trial, Value
+from raydistill.cluster import ClusterConfig, NeedsConfig
+from raydistill.execution import Item, Job, JobEvent, JobOutcome, Role, SearchSpace, Trial, Value
 from raydistill.in_process import InProcess
 from raydistill.on_ray.pool import PoolOptions, run_pool
-from raydistill.on_ray.session import RaySession, count_slots, finds_cluster, start_ray
+from raydistill.on_ray.resources import (
+    count_slots,
+    describe_resources,
+    describe_shortage,
+    list_node_groups,
+    list_possible_rooms,
+    take_whole_gpus,
+    to_resources,
+)
+from raydistill.on_ray.session import RaySession, finds_cluster, start_ray
 
 LEASE_SECONDS = 600.0  # longer than anything that is silent: the first import, a validation, a slow file system
+NODE_SECONDS = 600.0  # a cloud needs minutes for its first node
+UNKNOWN = 100_000  # workers of a cluster whose growth nobody tells
 
 
 class RayExecutor:
@@ -35,35 +48,43 @@ class RayExecutor:
         *,
         address: str | None = None,
         verbose: bool = False,
-        cpus_per_job: float = 1,
-        gpus_per_job: float = 0,
+        cluster: ClusterConfig | None = None,
+        workers: Mapping[Role, int] | None = None,
+        note: Callable[[str], None] = lambda text: None,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
-        """Join Ray, or be ready to start it. scratch: folder that all nodes share. Raises ConfigError at no Ray."""
+        """Join Ray, or be ready to start it.
+
+        scratch: folder that all nodes share; cluster: needs of jobs; workers: processes of a job, for each role that
+        will run; note: is told why a call waits. Raises ConfigError at no Ray, or needs that its nodes cannot hold.
+        """
         self._scratch = Path(scratch).expanduser().absolute()
-        self._verbose = verbose
-        self._cpus_per_job, self._gpus_per_job, self._lease_seconds = cpus_per_job, gpus_per_job, lease_seconds
-        self._session: RaySession | None = None
+        self._verbose, self._note, self._lease_seconds = verbose, note, lease_seconds
+        self._cluster = cluster or ClusterConfig()
+        self._checked: set[tuple[Role | None, int]] = set()
+        self._started: RaySession | None = None
         if finds_cluster(address):
-            self._session = start_ray(address, verbose)
+            self._started = start_ray(address, verbose)
+        for role, count in (workers or {}).items():
+            if self._started is not None or count > 1 or self._cluster.needs_of(role) != NeedsConfig():
+                self._check_room(role, count)
 
     @property
     def slots(self) -> int:
-        """How many jobs the cluster holds at once."""
-        return self._options.slots
+        """How many jobs without a role the cluster holds at once."""
+        return self._options(None).slots
 
     def map(
         self, function: Callable[[Item], Value], items: Sequence[Item], on_done: Callable[[int, int], None]
     ) -> list[Value]:
         """Apply the function to each item in a task of its own, or in a thread. Raises what the function raises."""
-        if self._session is None:
+        if self._started is None:
             return map_in_threads(function, items, on_done)
-        options = self._options
 
         def apply(item: Item) -> Value:  # Ray takes functions only, not partials
             return function(item)
 
-        task = ray.remote(num_cpus=options.cpus_per_job, num_gpus=options.gpus_per_job, max_retries=3)(apply)
+        task = ray.remote(num_cpus=1, max_retries=3)(apply)
         references = [task.remote(item) for item in items]
         pending = references
         while pending:
@@ -72,9 +93,17 @@ class RayExecutor:
             on_done(len(items) - len(pending), len(items))
         return ray.get(references)
 
-    def run_jobs(self, jobs: Sequence[Job], on_event: Callable[[JobEvent], None]) -> list[JobOutcome]:
-        """Run the jobs in the pool."""
-        return run_pool(jobs, self._options, on_event)
+    def run_jobs(self, jobs: Sequence[Job], on_event: Callable[[JobEvent], None], workers: int = 1) -> list[JobOutcome]:
+        """Run the jobs in the pool; with several workers each, in groups of their own."""
+        if not jobs:
+            return []
+        role = jobs[0].role
+        self._check_room(role, workers)
+        if workers == 1:
+            return run_pool(jobs, self._options(role), on_event)
+        from raydistill.on_ray.trainers import train_together
+
+        return train_together(jobs, workers, self._options(role), on_event)
 
     def search(
         self,
@@ -92,6 +121,7 @@ class RayExecutor:
         """Search with Ray Tune."""
         from raydistill.on_ray.search import run_search
 
+        self._check_room("trial", 1)
         return run_search(
             function,
             arguments,
@@ -102,42 +132,72 @@ class RayExecutor:
             reduction_factor=reduction_factor,
             seed=seed,
             on_event=on_event,
-            options=self._options,
+            options=self._options("trial"),
             verbose=self._verbose,
         )
 
     def train(self, job: Job, workers: int, on_event: Callable[[JobEvent], None]) -> JobOutcome:
         """Train with several workers; a single one in the pool, or in this process if the cluster is this machine."""
-        if workers > 1:
-            from raydistill.on_ray.trainers import train_together
-
-            return train_together(job, workers, self._options, on_event)
-        if self._session is not None and self._session.joined:
-            return self.run_jobs([job], on_event)[0]
-        return InProcess().train(job, 1, on_event)  # all cores, and no Ray Train run to start
+        if workers == 1 and not (self._started is not None and self._started.joined):
+            return InProcess().train(job, 1, on_event)  # all cores, and no Ray Train run to start
+        return self.run_jobs([job], on_event, workers)[0]
 
     def close(self) -> None:
         """Leave the cluster, or end the private one."""
-        if self._session is not None:
-            self._session.close()
+        if self._started is not None:
+            self._started.close()
 
-    @cached_property
-    def _options(self) -> PoolOptions:
-        """How pools run. A private Ray starts here."""
-        if self._session is None:
-            self._session = start_ray(None, self._verbose)
-        joined = self._session.joined
-        whole = float(self._cpus_per_job).is_integer() and float(self._gpus_per_job).is_integer()
-        elastic = joined and whole  # Ray counts fractional workers wrongly
+    @property
+    def _session(self) -> RaySession:
+        """A private Ray starts here."""
+        if self._started is None:
+            self._started = start_ray(None, self._verbose)
+        return self._started
+
+    def _options(self, role: Role | None) -> PoolOptions:
+        """How a pool of such jobs runs, on the nodes that are there now."""
+        private = not self._session.joined
+        resources = self._needs(role, 1)
+        slots = max(1, count_slots(resources))
+        grown = count_slots(resources, grown=True) if list_node_groups() else UNKNOWN
         return PoolOptions(
             scratch=self._scratch,
-            slots=count_slots(self._cpus_per_job, self._gpus_per_job, grown=elastic),
-            cpus_per_job=self._cpus_per_job,
-            gpus_per_job=self._gpus_per_job,
+            slots=slots,
+            most=slots if private else max(1, grown),
+            resources=resources,
             lease_seconds=self._lease_seconds,
-            elastic=elastic,
-            private=not joined,
+            private=private,
         )
+
+    def _needs(self, role: Role | None, workers: int) -> dict[str, float]:
+        needs = to_resources(self._cluster.needs_of(role), list_possible_rooms())
+        return take_whole_gpus(needs) if workers > 1 else needs
+
+    def _check_room(self, role: Role | None, workers: int) -> None:
+        """Raise ConfigError, once and early, if the nodes cannot hold a job of such a role.
+
+        Where an autoscaler may add nodes of which nobody tells, one is asked for and waited for.
+        """
+        if (role, workers) in self._checked:  # nodes that were there will come back
+            return
+        grows = self._session.joined and not list_node_groups()
+        there = count_slots(self._needs(role, workers), grown=True) >= workers
+        if not there and not (grows and self._await_room(role, workers)):
+            raise describe_shortage(self._cluster, role, workers, list_possible_rooms())
+        self._checked.add((role, workers))
+
+    def _await_room(self, role: Role | None, workers: int) -> bool:
+        """Whether nodes that hold so many workers came within NODE_SECONDS."""
+        needs, deadline = self._needs(role, workers), time.monotonic() + NODE_SECONDS
+        told = describe_resources(needs)
+        self._note(f"no node holds {told} yet, waiting for one up to {NODE_SECONDS / 60:g} minutes")
+        asked = placement_group([needs] * workers)  # an autoscaler sees what waits
+        try:
+            while not (there := count_slots(self._needs(role, workers)) >= workers) and time.monotonic() < deadline:
+                asked.wait(1)
+        finally:
+            remove_placement_group(asked)
+        return there
 
 
 def map_in_threads(

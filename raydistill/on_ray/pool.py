@@ -1,7 +1,7 @@
 """The pool: one Ray Train run whose workers take jobs from a queue actor under leases.
 
-    run_pool ─► TorchTrainer, num_workers = min(jobs, slots) ─► worker.work: claim, run, finish ─┐
-         └───► polls the queue's news, emits JobEvents ◄── JobQueue (leases.WorkQueue) ◄─────────┘
+    run_pool ─► PoolTrainer, as many workers as nodes hold ─► worker.work: claim, run, finish ─┐
+         └───► polls the queue's news, emits JobEvents ◄── JobQueue (leases.WorkQueue) ◄───────┘
 
 One run for all jobs, because a run of its own costs each job 20 CPU-seconds and three to five processes (measured).
 """
@@ -24,54 +24,51 @@ from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raydistill.execution import Job, JobEvent, JobOutcome, report_failures
-from raydistill.on_ray.pool_trainer import IndependentConfig, PoolTrainer
+from raydistill.on_ray.pool_trainer import RESIZE_SECONDS, IndependentConfig, PoolTrainer
 from raydistill.on_ray.queue import MAX_ATTEMPTS, start_queue
 from raydistill.on_ray.worker import work
 
 POLL_SECONDS = 0.5
 END_SECONDS = 15.0  # workers that are just starting take 10 s to find that the queue is closed
-RESIZE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
 class PoolOptions:
     """How a pool runs.
 
-    elastic: go on with fewer workers when a node is lost, with more when one joins; private: the cluster is ours alone.
+    resources: of a worker, in Ray's words; slots: how many workers the cluster holds now; most: how many it may ever
+    hold, as far as is known; private: the cluster is ours alone, and its size is fixed.
     """
 
     scratch: Path
     slots: int
-    cpus_per_job: float
-    gpus_per_job: float
+    most: int
+    resources: dict[str, float]
     lease_seconds: float
-    elastic: bool
     private: bool
 
 
 def run_pool(jobs: Sequence[Job], options: PoolOptions, on_event: Callable[[JobEvent], None]) -> list[JobOutcome]:
     """Run the jobs; outcomes in their order. Raises JobFailed after all others, or what Ray Train raises."""
-    if not jobs:
-        return []
 
-    def build(name: str, queue: Any) -> DataParallelTrainer:
-        return build_trainer(name, queue, len(jobs), options)
+    def fit(name: str, queue: Any) -> None:
+        build_trainer(name, queue, len(jobs), options).fit()
 
-    return run_trainer("pool", jobs, options, build, on_event)
+    return run_trainers("pool", jobs, options, fit, on_event)
 
 
-def run_trainer(
+def run_trainers(
     kind: str,
     jobs: Sequence[Job],
     options: PoolOptions,
-    build: Callable[[str, Any], DataParallelTrainer],
+    fit: Callable[[str, Any], None],
     on_event: Callable[[JobEvent], None],
 ) -> list[JobOutcome]:
-    """Start a queue, run the trainer that `build(name, queue)` gives, and read the outcomes from the queue."""
+    """Start a queue, let `fit(name, queue)` run what drains it, and read the outcomes from the queue."""
     name = f"{kind}-{uuid.uuid4().hex[:8]}"  # Ray Train would resume a run of the same name
     queue = start_queue(name, jobs, options.lease_seconds)
     try:
-        error = follow(build(name, queue).fit, queue, on_event)
+        error = follow(lambda: fit(name, queue), queue, on_event)
         outcomes, failures, unfinished = queue.results()
     finally:
         ray.kill(queue.actor)
@@ -84,18 +81,19 @@ def run_trainer(
 
 
 def build_trainer(name: str, queue: Any, jobs: int, options: PoolOptions) -> DataParallelTrainer:
-    """One Ray Train run with as many workers as jobs and slots allow."""
-    workers = min(jobs, options.slots)
+    """One Ray Train run with as many workers as jobs and nodes allow, now and, on a joined cluster, at any time."""
+    workers = min(jobs, options.slots) if options.private else (1, min(jobs, options.most))
     return PoolTrainer(
         work,
+        queue=queue,
         private=options.private,
         train_loop_config={"queue": queue, "lease_seconds": options.lease_seconds},
         backend_config=IndependentConfig(),
         scaling_config=ScalingConfig(
-            num_workers=(1, workers) if options.elastic and workers > 1 else workers,
+            num_workers=workers,
             elastic_resize_monitor_interval_s=RESIZE_SECONDS,
-            use_gpu=options.gpus_per_job > 0,
-            resources_per_worker=worker_resources(options.cpus_per_job, options.gpus_per_job),
+            use_gpu="GPU" in options.resources,
+            resources_per_worker=options.resources,
         ),
         # A job that kills its worker is given up after MAX_ATTEMPTS; so many deaths are jobs' faults, more are not.
         run_config=RunConfig(
@@ -110,11 +108,6 @@ def in_order(records: Iterable[Any], jobs: Sequence[Job]) -> list[Any]:
     """Outcomes or failures in the order of the jobs."""
     places = {job.name: place for place, job in enumerate(jobs)}
     return sorted(records, key=lambda record: places[record.job])
-
-
-def worker_resources(cpus: float, gpus: float) -> dict[str, float]:
-    """Resources of a worker, in Ray's words."""
-    return {"CPU": cpus, "GPU": gpus} if gpus else {"CPU": cpus}
 
 
 def follow(fit: Callable[[], Any], queue: Any, on_event: Callable[[JobEvent], None]) -> Exception | None:

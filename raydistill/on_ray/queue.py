@@ -66,6 +66,14 @@ class JobQueue:
         """The driver was interrupted: all workers shall end."""
         self._queue.close()
 
+    def count_waiting(self) -> int:
+        """How many jobs no worker has; none after close()."""
+        return self._queue.count_waiting()
+
+    def count_unfinished(self) -> int:
+        """How many jobs are neither done nor failed."""
+        return len(self._queue.unfinished())
+
     def changes(self, since: int) -> tuple[int, list[JobEvent]]:
         """News for the driver."""
         self._queue.expire(self._clock.monotonic())

@@ -35,7 +35,7 @@ from raydistill.execution import (
     resolve_function,
 )
 from raydistill.in_process import search_distributions
-from raydistill.on_ray.pool import PoolOptions, worker_resources
+from raydistill.on_ray.pool import PoolOptions
 
 TRIAL_RETRIES = 2
 
@@ -58,9 +58,7 @@ def run_search(
     optuna.logging.set_verbosity(optuna.logging.INFO if verbose else optuna.logging.WARNING)
     recorder, name = Recorder(trials, epochs, on_event), f"search-{uuid.uuid4().hex[:8]}"
     tuner = tune.Tuner(
-        tune.with_resources(
-            make_trainable(function, arguments, epochs), worker_resources(options.cpus_per_job, options.gpus_per_job)
-        ),
+        tune.with_resources(make_trainable(function, arguments, epochs), dict(options.resources)),
         tune_config=tune.TuneConfig(
             search_alg=OptunaSearch(
                 space=search_distributions(space),
@@ -77,7 +75,7 @@ def run_search(
                 reduction_factor=reduction_factor,
             ),
             num_samples=trials,
-            max_concurrent_trials=options.slots,
+            max_concurrent_trials=max(1, min(trials, options.most)),
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(

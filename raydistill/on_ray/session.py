@@ -11,7 +11,6 @@ import os
 import secrets
 import socket
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +33,6 @@ SETTINGS = {
 }
 TOKEN_SOURCES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 CONNECT_SECONDS = 5.0
-UNLIMITED = 1000  # nodes of a group without a bound
 
 
 @dataclass(frozen=True)
@@ -130,28 +128,3 @@ def prepare_token() -> None:
 def draw_token() -> str:
     """The same for all private clusters of this process, because Ray reads a token only once."""
     return secrets.token_hex(32)
-
-
-def count_slots(cpus_per_job: float, gpus_per_job: float, grown: bool = False) -> int:
-    """How many jobs the cluster's nodes hold at once, at least 1; grown: when its autoscaler has added all it may."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    slots = sum(fit_jobs(room, cpus_per_job, gpus_per_job) for room in nodes)
-    if grown:
-        groups = list_node_groups()
-        slots = max(slots, sum(count * fit_jobs(room, cpus_per_job, gpus_per_job) for room, count in groups))
-    return max(1, slots)
-
-
-def fit_jobs(resources: Mapping[str, float], cpus_per_job: float, gpus_per_job: float) -> int:
-    """How many jobs fit into a node."""
-    room = [resources.get("CPU", 0.0) // cpus_per_job]
-    if gpus_per_job:
-        room.append(resources.get("GPU", 0.0) // gpus_per_job)
-    return int(min(room))
-
-
-def list_node_groups() -> list[tuple[Mapping[str, float], int]]:
-    """Resources of a node, and how many there may be, for each group of an autoscaler. No public call tells."""
-    config = ray._private.state.state.get_cluster_config()
-    groups = config.node_group_configs if config else []
-    return [(group.resources, group.max_count if group.max_count >= 0 else UNLIMITED) for group in groups]

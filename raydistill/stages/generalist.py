@@ -11,12 +11,13 @@ from raydistill.batches import Batches, shuffle_rows
 from raydistill.data.arrays import open_examples, read_split
 from raydistill.execution import Beat, Job
 from raydistill.files import write_json
+from raydistill.forward import place_model
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
 from raydistill.stages.networks import build_generalist, count_passes, network_seed, train_once
 from raydistill.training import Progress, batch_label_loss, train_model
-from raydistill.workers import choose_device, share_model, unwrap
+from raydistill.workers import choose_device, unwrap
 
 
 def run_generalist(context: Context) -> None:
@@ -37,7 +38,7 @@ def run_seeds(context: Context) -> None:
 def _describe_job(context: Context, index: int) -> Job:
     arguments = {"run_dir": context.run.location, "index": index}
     name = "generalist" if index == 0 else f"generalist {index:03d}"
-    return Job(name, f"{__name__}:train_generalist", arguments, cost=1.0)
+    return Job(name, f"{__name__}:train_generalist", arguments, 1.0, "generalist")
 
 
 def train_generalist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def train_generalist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     examples, settings, device = open_examples(run), config.generalist, choose_device()
 
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
-        model = share_model(build_generalist(run, config, examples, index).to(device))
+        model = place_model(build_generalist(run, config, examples, index), settings, device)
         batches = Batches(
             examples,
             shuffle_rows(read_split(run, "fit")),

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from raydistill.batches import choose_batch_size, mix_seed
 from raydistill.config import Config
 from raydistill.data.arrays import Examples, read_normalisation, read_split, read_transfer_rows
+from raydistill.execution import Role
 from raydistill.files import hash_file, read_json, read_tensors, refresh, remove, write_json, write_tensors
 from raydistill.models import build_model
 from raydistill.run_folder import RunFolder
 from raydistill.training import Progress, copy_weights
 from raydistill.workers import worker_rank
 
-Role = Literal["generalist", "specialist", "student", "trial"]
 SEEDS = {"generalist": 1, "specialist": 2, "student": 3}
 DEFAULT_STEPS, FEWEST_PASSES, MOST_PASSES = 12_000, 8, 40  # of a generalist whose epochs are left out
 DEFAULT_SHARES = {"generalist": (1.0, 1), "specialist": (0.4, 3), "student": (1.8, 1)}
@@ -86,7 +86,7 @@ def train_once(folder: Path, train: Callable[[Path], tuple[nn.Module, Progress]]
         checkpoint = folder / "checkpoint.safetensors"
         model, progress = train(checkpoint)
         if worker_rank()[0] != 0:
-            return {"history": progress.history}
+            return {"history": progress.history, "best_epoch": progress.best_epoch}
         write_tensors(folder / "weights.safetensors", copy_weights(model))
         record = {"history": progress.history, "best_epoch": progress.best_epoch}
         write_json(folder / "training.json", {**record, "sha256": hash_file(folder / "weights.safetensors")})

@@ -7,6 +7,7 @@ A teacher's name is the name of its cache of soft targets and of its figures in 
 from __future__ import annotations
 
 from raydistill.config import Config
+from raydistill.execution import Role
 
 STUDENT = "student"
 TEACHER_OF_KIND = {"specialists": "ensemble", "seeds": "seeds", "generalist": "generalist"}
@@ -29,6 +30,12 @@ def wants_stage(config: Config, stage: str) -> bool:
     if stage == "seeds":
         return has_seeds(config)
     return stage != "ensemble" or has_specialists(config) or has_seeds(config)
+
+
+def count_workers(config: Config) -> dict[Role, int]:
+    """Processes of a job, for each role of which the run has jobs."""
+    specialists: dict[Role, int] = {"specialist": config.specialists.workers} if has_specialists(config) else {}
+    return {"generalist": config.generalist.workers, **specialists, "trial": 1, "student": 1}
 
 
 def student_teacher(config: Config) -> str:

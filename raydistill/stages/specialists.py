@@ -17,7 +17,8 @@ from raydistill.batches import Batches, mix_seed
 from raydistill.config import SpecialistsConfig
 from raydistill.data.arrays import open_examples, read_split
 from raydistill.execution import Beat, Failure, Job, JobFailed, JobOutcome
-from raydistill.files import read_json, write_json
+from raydistill.files import read_json, remove, write_json
+from raydistill.forward import place_model
 from raydistill.run_folder import RunFolder
 from raydistill.specialists import (
     enriched_loss,
@@ -31,13 +32,16 @@ from raydistill.stages.context import Context
 from raydistill.stages.groups import read_group, read_skipped, skipped_path
 from raydistill.stages.networks import build_generalist, count_passes, load_weights, network_seed, train_once
 from raydistill.training import Progress, train_model
-from raydistill.workers import choose_device
+from raydistill.workers import choose_device, unwrap
 
 
 def run_specialists(context: Context) -> None:
-    """Train all specialists in the pool. Raises JobFailed, after all others, if one fails that may not be skipped."""
+    """Train all specialists: in the pool, or each by several workers.
+
+    Raises JobFailed, after all others, if one fails that may not be skipped.
+    """
     run = context.run
-    skipped_path(run).unlink(missing_ok=True)
+    remove(skipped_path(run))
     groups = read_json(run.stage_folder("groups") / "groups.json")["groups"]
     jobs = [
         Job(
@@ -45,11 +49,14 @@ def run_specialists(context: Context) -> None:
             f"{__name__}:train_specialist",
             {"run_dir": run.location, "index": index},
             cost=float(group["examples_an_epoch"]),
+            role="specialist",
         )
         for index, group in enumerate(groups)
     ]
     try:
-        outcomes: Sequence[JobOutcome] = context.executor.run_jobs(jobs, context.display.on_event)
+        outcomes: Sequence[JobOutcome] = context.executor.run_jobs(
+            jobs, context.display.on_event, context.config.specialists.workers
+        )
     except JobFailed as failed:
         if context.config.specialists.on_failure == "stop" or not failed.outcomes:
             failed.add_note("The others are kept: --specialists.on_failure skip goes on without those that failed.")
@@ -94,6 +101,7 @@ def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
             loss = soft_enriched_loss(group, shift, load_generalist())
         model = load_generalist()
         prepare_dustbin(model, group)
+        model = place_model(model, settings, device)
         held_out = sample_enriched(
             *part_rows(read_split(run, "confuse"), examples.y, group.place_of_class), settings.group_share
         )
@@ -109,7 +117,7 @@ def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
             checkpoint=checkpoint,
             beat=beat,
         )
-        return model, progress
+        return unwrap(model), progress
 
     record = train_once(run.specialist_folder(index), train)
     return {"epochs": len(record["history"]), "best_epoch": record["best_epoch"]}

@@ -12,14 +12,15 @@ from raydistill.batches import Batch, Batches, shuffle_rows
 from raydistill.biases import apply_biases, find_biases, find_scarce_classes, fit_biases
 from raydistill.config import Config
 from raydistill.data.arrays import Examples, open_examples, read_split, read_transfer_rows
-from raydistill.execution import Beat, Job, SearchSpace, Trial
+from raydistill.execution import Beat, Job, Role, SearchSpace, Trial
 from raydistill.files import read_json, refresh, remove, write_json
+from raydistill.forward import place_model
 from raydistill.losses import WithGradient
 from raydistill.models import find_output_layer
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import predict_logits, score_labels
 from raydistill.stages.context import Context
-from raydistill.stages.networks import Role, build_student, count_passes, network_seed, train_once
+from raydistill.stages.networks import build_student, count_passes, network_seed, train_once
 from raydistill.stages.roles import list_students, student_teacher
 from raydistill.stages.teacher import build_views, open_targets
 from raydistill.stages.timings import TrialTimes
@@ -112,7 +113,7 @@ def run_students(context: Context) -> None:
     best = read_json(run.stage_folder("search") / "search.json")["best"]
     chosen = {"temperature": best["temperature"], "label_weight": best["label_weight"]}
     jobs = [
-        Job(name, f"{__name__}:train_student", {"run_dir": run.location, "name": name, **chosen}, cost=1.0)
+        Job(name, f"{__name__}:train_student", {"run_dir": run.location, "name": name, **chosen}, 1.0, "student")
         for name in list_students(context.config)
     ]
     outcomes = context.executor.run_jobs(jobs, context.display.on_event)
@@ -179,7 +180,7 @@ def train_student_network(
 ) -> tuple[nn.Module, Progress]:
     """Train a fresh student on the transfer set; without patience, the tune split is only watched."""
     examples, settings, device = open_examples(run), config.student, choose_device()
-    model = build_student(run, config, examples).to(device)
+    model = place_model(build_student(run, config, examples), settings, device)
     batches = Batches(
         examples,
         shuffle_rows(read_transfer_rows(run)),

@@ -26,7 +26,6 @@ from raydistill.on_ray import pool
 from raydistill.on_ray.executor import RayExecutor
 from raydistill.on_ray.session import prepare_environment
 
-GPU_JOBS = {"gpus_per_job": 1}  # of ClusterConfig
 # Networks of some seconds, so that a kill finds them in training. No trial is stopped early: time decides which are.
 SLOW = {
     "search": {"grace_epochs": 2},
@@ -45,7 +44,7 @@ def slow_config(run_dir: Path | str, backend: str = "none", epochs: int = 120) -
 def run_pool(settings: dict[str, Any]) -> int:
     """Run jobs; settings: scratch, jobs, lease_seconds, results."""
     pool.RESIZE_SECONDS = 5.0
-    executor = RayExecutor(Path(settings["scratch"]), lease_seconds=settings["lease_seconds"], **GPU_JOBS)
+    executor = RayExecutor(Path(settings["scratch"]), lease_seconds=settings["lease_seconds"])
     jobs = [Job(**job) for job in settings["jobs"]]
     try:
         told = {"outcomes": executor.run_jobs(jobs, lambda event: None), "failures": []}

@@ -48,6 +48,20 @@ def hang_once(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     return {"starts": count_starts(arguments)}
 
 
+def count_epochs(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
+    """So many epochs, each noted in a file with its node and the time; goes on after the last one there."""
+    import ray
+
+    file = Path(arguments["file"])
+    done = file.read_text().split("\n")[:-1] if file.exists() else []
+    for epoch in range(len(done) + 1, arguments["epochs"] + 1):
+        time.sleep(arguments["seconds"])
+        with open(file, "a") as notes:
+            notes.write(f"{ray.get_runtime_context().get_node_id()} {time.time()}\n")
+        beat({"epoch": epoch, "epochs": arguments["epochs"], "fraction": epoch / arguments["epochs"]})
+    return {"resumed_from": len(done)}
+
+
 def note_start(arguments: dict[str, Any]) -> int:
     """Leave a mark; returns how many there are."""
     folder = Path(arguments["folder"])

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from raydistill.cluster import ClusterConfig, NeedsConfig
+from raydistill.errors import ConfigError
 from raydistill.execution import Job
 from raydistill.on_ray import executor as executor_module
 from raydistill.on_ray.executor import RayExecutor
@@ -54,10 +57,39 @@ def test_a_private_ray_does_not_start_for_short_tasks(monkeypatch: pytest.Monkey
 
 
 def test_one_worker_on_this_machine_is_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(executor_module, "start_ray", lambda *_: RaySession(joined=False, owned=False))
-    monkeypatch.setattr(executor_module, "count_slots", lambda *_, **__: 2)
+    def refuse(*_: Any) -> RaySession:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(executor_module, "finds_cluster", lambda address: False)
+    monkeypatch.setattr(executor_module, "start_ray", refuse)
     arguments: dict[str, Any] = {"folder": str(tmp_path), "a": 1, "b": 2, "seconds": 0}
     job = Job("all", "on_ray.jobs_for_tests:add", arguments, 1.0)
     outcome = RayExecutor(tmp_path / "scratch").train(job, 1, lambda event: None)
     assert outcome.result == {"sum": 3}
     assert outcome.worker.endswith(f":{os.getpid()}")
+
+
+def test_needs_that_a_private_ray_cannot_hold_are_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ray_session: RaySession
+) -> None:
+    monkeypatch.setattr(executor_module, "finds_cluster", lambda address: False)
+    monkeypatch.setattr(executor_module, "start_ray", lambda *_: RaySession(joined=False, owned=False))
+    cluster = ClusterConfig(trial=NeedsConfig(cpus=64))
+    with pytest.raises(ConfigError, match=r"cluster.trial.cpus: 64 is more than any node has; the largest has 2;"):
+        RayExecutor(tmp_path, cluster=cluster, workers={"generalist": 1, "trial": 1})
+    with pytest.raises(ConfigError, match=r"specialists.workers: 3 do not fit, the cluster holds 2 at once"):
+        RayExecutor(tmp_path, workers={"generalist": 1, "specialist": 3})
+
+
+def test_a_joined_cluster_is_given_time_to_grow(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ray_session: RaySession
+) -> None:
+    """Nobody tells whether an autoscaler may add such a node. One is asked for by a placement group."""
+    monkeypatch.setattr(executor_module, "NODE_SECONDS", 1.5)
+    told: list[str] = []
+    cluster = ClusterConfig(student=NeedsConfig(gpus=2))
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=r"cluster.student.gpus: 2 is more than any node has; the largest has 0"):
+        RayExecutor(tmp_path, cluster=cluster, workers={"trial": 1, "student": 1}, note=told.append)
+    assert time.monotonic() - began >= 1.5
+    assert told == ["no node holds CPU 1, GPU 2 yet, waiting for one up to 0.025 minutes"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from raydistill.errors import ConfigError
 from raydistill.execution import Job, JobEvent, JobFailed
 from raydistill.on_ray.executor import RayExecutor
 from raydistill.on_ray.session import RaySession
@@ -100,8 +101,26 @@ def test_train_reduces_over_two_workers(executor: RayExecutor, tmp_path: Path) -
     assert events[-1].progress == {"epoch": 1, "epochs": 1, "fraction": 1.0}
 
 
-def test_train_needs_room(executor: RayExecutor, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="workers: 3 do not fit, the cluster holds 2"):
+def test_specialists_of_two_workers_each(executor: RayExecutor, tmp_path: Path) -> None:
+    """One group of two fits; it goes through the queue, and starts anew after a failure."""
+    jobs = [
+        make_job(tmp_path, "fail_on_last_rank", "failing", 3),
+        *(make_job(tmp_path, "add_ranks", f"job {index}", index) for index in range(3)),
+    ]
+    events: list[JobEvent] = []
+    with pytest.raises(JobFailed, match="'failing' failed after 3 attempts: ValueError: rank at fault") as caught:
+        executor.run_jobs(jobs, events.append, workers=2)
+    assert caught.value.others == ()
+    assert last_states(events) == {"failing": "failed"} | {f"job {index}": "done" for index in range(3)}
+    outcomes = executor.run_jobs(jobs[1:], events.append, workers=2)
+    assert [outcome.job for outcome in outcomes] == ["job 0", "job 1", "job 2"]
+    assert [outcome.result for outcome in outcomes] == [{"sum": 3.0, "world": 2}] * 3
+    assert len({outcome.worker for outcome in outcomes}) == 1  # one run of Ray Train for all three
+
+
+def test_train_needs_room(executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydistill.on_ray.executor.NODE_SECONDS", 0)
+    with pytest.raises(ConfigError, match="workers: 3 do not fit, the cluster holds 2"):
         executor.train(make_job(tmp_path, "add_ranks", "all"), 3, print)
 
 

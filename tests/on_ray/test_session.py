@@ -5,15 +5,11 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ray._raylet import GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_NAMESPACE
-from ray.core.generated.autoscaler_pb2 import ClusterConfig
-from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
 from raydistill.on_ray import session
-from raydistill.on_ray.session import SETTINGS, RaySession, count_slots, start_ray
+from raydistill.on_ray.session import SETTINGS, start_ray
 
 PRIVATE = """
 import os, sys
@@ -98,43 +94,3 @@ def test_the_environment_stays_as_the_user_set_it(monkeypatch: pytest.MonkeyPatc
     assert os.environ["RAY_AIR_NEW_OUTPUT"] == "0"
     inner.close()
     assert dict(os.environ) == before
-
-
-def test_slots_of_an_autoscaling_cluster(ray_session: RaySession) -> None:
-    """As cluster.yaml with no worker yet: a head of 2 CPUs, and up to 4 nodes of 4 CPUs and a GPU."""
-    config = ClusterConfig()
-    config.node_group_configs.add(name="head", max_count=0, resources={"CPU": 2})
-    config.node_group_configs.add(name="gpu_worker", max_count=4, resources={"CPU": 4, "GPU": 1})
-    place = {"key": GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, "namespace": GCS_AUTOSCALER_STATE_NAMESPACE}
-    _internal_kv_put(value=config.SerializeToString(), **place)
-    try:
-        assert count_slots(1, 1) == 1
-        assert count_slots(1, 1, grown=True) == 4
-        assert count_slots(2, 0, grown=True) == 8
-    finally:
-        _internal_kv_del(**place)
-    assert count_slots(1, 1, grown=True) == 1
-    assert count_slots(1, 0, grown=True) == 2
-
-
-def node(alive: bool = True, **resources: float) -> dict[str, Any]:
-    return {"Alive": alive, "Resources": {"memory": 1e9, **resources}}
-
-
-@pytest.mark.parametrize(
-    ("nodes", "cpus", "gpus", "slots"),
-    [
-        ([node(CPU=2)], 1, 0, 2),
-        ([node(CPU=4), node(CPU=3)], 2, 0, 3),  # a job does not span nodes
-        ([node(CPU=4), node(alive=False, CPU=8)], 1, 0, 4),
-        ([node(CPU=8, GPU=1), node(CPU=8)], 1, 0.5, 2),
-        ([node(CPU=1, GPU=4)], 1, 1, 1),
-        ([node(CPU=2)], 0.5, 0, 4),
-        ([node(CPU=2)], 4, 0, 1),  # nothing fits now; a node that does may come
-    ],
-)
-def test_slots(
-    monkeypatch: pytest.MonkeyPatch, nodes: list[dict[str, Any]], cpus: float, gpus: float, slots: int
-) -> None:
-    monkeypatch.setattr(session.ray, "nodes", lambda: nodes)
-    assert count_slots(cpus, gpus) == slots
