@@ -106,7 +106,7 @@ def test_the_entrypoint_is_a_command_of_raydistill():
     program, command, *arguments = RAYJOB["spec"]["entrypoint"].split()
     assert (program, command) == ("raydistill", "run")
     config, _ = read_settings("run", arguments)
-    assert not config.run_dir.is_absolute()  # below RAYDISTILL_HOME
+    assert not Path(config.run_dir).is_absolute()  # below RAYDISTILL_HOME
 
 
 def test_both_groups_have_the_image_of_this_version():
