@@ -65,9 +65,13 @@ class RayExecutor:
         self._started: RaySession | None = None
         if finds_cluster(address):
             self._started = start_ray(address, verbose)
-        for role, count in (workers or {}).items():
-            if self._started is not None or count > 1 or self._cluster.needs_of(role) != NeedsConfig():
-                self._check_room(role, count)
+        try:
+            for role, count in (workers or {}).items():
+                if self._started is not None or count > 1 or self._cluster.needs_of(role) != NeedsConfig():
+                    self._check_room(role, count)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def slots(self) -> int:
