@@ -44,10 +44,10 @@ def take_whole_gpus(resources: Mapping[str, float]) -> dict[str, float]:
 def fit_jobs(room: Room, resources: Mapping[str, float]) -> int:
     """How many processes of such needs a node holds; Ray gives a fraction of a GPU from one device only."""
     shares = count_shares(room, resources)
-    gpus = resources.get("GPU", 0.0)
-    return (
-        min(shares, int(room.get("GPU", 0.0)) * count_shares({"GPU": 1.0}, {"GPU": gpus})) if 0 < gpus < 1 else shares
-    )
+    part = resources.get("GPU", 0.0)
+    if not 0 < part < 1:
+        return shares
+    return min(shares, int(room.get("GPU", 0.0)) * count_shares({"GPU": 1.0}, {"GPU": part}))
 
 
 def count_shares(amounts: Room, resources: Mapping[str, float]) -> int:
