@@ -12,6 +12,9 @@ from pydantic import Field, field_validator
 from raydistill.execution import Role
 from raydistill.sections import Section
 
+WORKERS = {"generalist": "generalist.workers", "specialist": "specialists.workers"}
+"""The setting that gives a role's jobs several processes, for roles that have one."""
+
 
 class NeedsConfig(Section):
     """What one process of a job reserves on its node."""

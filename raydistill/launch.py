@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from raydistill.cluster import WORKERS
 from raydistill.config import Config
 from raydistill.display import Display, format_seconds, open_display
+from raydistill.errors import ConfigError
 from raydistill.execution import Executor
 from raydistill.pipeline import run_pipeline
 from raydistill.run_folder import RunFolder
@@ -46,9 +48,12 @@ def launch(
 
 
 def open_executor(config: Config, run: RunFolder, verbose: bool, note: Callable[[str], None]) -> Executor:
-    """Ray, or this process alone. note: is told why the executor waits."""
+    """Ray, or this process alone. note: is told why the executor waits. Raises ConfigError at what it cannot do."""
     cluster = config.cluster
     if cluster.backend == "none":
+        for role, workers in count_workers(config).items():
+            if workers > 1:
+                raise ConfigError(f"{WORKERS[role]}: {workers} need Ray; take 1, or --cluster.backend ray")
         from raydistill.in_process import InProcess
 
         return InProcess()

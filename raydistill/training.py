@@ -91,7 +91,7 @@ def train_model(
             _save(checkpoint, model, best if patience is not None else {}, optimizer, progress)
         beat({**progress.history[-1], "epochs": epochs, "fraction": progress.epoch / epochs})
     if patience is not None:
-        model.load_state_dict(best)
+        unwrap(model).load_state_dict(best)
     return progress
 
 

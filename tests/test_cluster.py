@@ -5,6 +5,9 @@ import pytest
 from raydistill.cluster import ClusterConfig, NeedsConfig
 from raydistill.config import build_config
 from raydistill.errors import ConfigError
+from raydistill.launch import open_executor
+from raydistill.run_folder import RunFolder
+from raydistill.stages.roles import count_workers
 
 BASE = {"data": "digits", "run_dir": "/tmp/x"}
 
@@ -53,3 +56,17 @@ def test_mistakes_are_one_line(needs, told):
     with pytest.raises(ConfigError, match=told) as raised:
         cluster(needs=needs)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("section", ["generalist", "specialists"])
+def test_several_workers_need_ray(section, tmp_path):
+    config = build_config({**BASE, section: {"workers": 2}, "cluster": {"backend": "none"}})
+    with pytest.raises(ConfigError, match=rf"^{section}.workers: 2 need Ray; take 1, or --cluster.backend ray$"):
+        open_executor(config, RunFolder(tmp_path), verbose=False, note=print)
+
+
+def test_only_roles_that_a_run_has_are_checked():
+    config = build_config({**BASE, "specialists": {"workers": 3}})
+    assert count_workers(config) == {"generalist": 1, "specialist": 3, "trial": 1, "student": 1}
+    alone = build_config({**BASE, "teacher": {"kind": "generalist"}, "generalist": {"workers": 2}})
+    assert count_workers(alone) == {"generalist": 2, "trial": 1, "student": 1}

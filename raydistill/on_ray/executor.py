@@ -62,12 +62,17 @@ class RayExecutor:
         self._verbose, self._note, self._lease_seconds = verbose, note, lease_seconds
         self._cluster = cluster or ClusterConfig()
         self._checked: set[tuple[Role | None, int]] = set()
+        self._needs_of_role: dict[Role | None, dict[str, float]] = {}
         self._started: RaySession | None = None
         if finds_cluster(address):
             self._started = start_ray(address, verbose)
-        for role, count in (workers or {}).items():
-            if self._started is not None or count > 1 or self._cluster.needs_of(role) != NeedsConfig():
-                self._check_room(role, count)
+        try:
+            for role, count in (workers or {}).items():
+                if self._started is not None or count > 1 or self._cluster.needs_of(role) != NeedsConfig():
+                    self._check_room(role, count)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def slots(self) -> int:
@@ -171,6 +176,9 @@ class RayExecutor:
 
     def _needs(self, role: Role | None, workers: int) -> dict[str, float]:
         needs = to_resources(self._cluster.needs_of(role), list_possible_rooms())
+        if "GPU" in needs:  # once there were GPUs, jobs wait for them to come back
+            self._needs_of_role[role] = needs
+        needs = self._needs_of_role.get(role, needs)
         return take_whole_gpus(needs) if workers > 1 else needs
 
     def _check_room(self, role: Role | None, workers: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import ray
 
-from raydistill.cluster import ClusterConfig, NeedsConfig
+from raydistill.cluster import WORKERS, ClusterConfig, NeedsConfig
 from raydistill.errors import ConfigError
 from raydistill.execution import Role
 
@@ -44,10 +44,10 @@ def take_whole_gpus(resources: Mapping[str, float]) -> dict[str, float]:
 def fit_jobs(room: Room, resources: Mapping[str, float]) -> int:
     """How many processes of such needs a node holds; Ray gives a fraction of a GPU from one device only."""
     shares = count_shares(room, resources)
-    gpus = resources.get("GPU", 0.0)
-    return (
-        min(shares, int(room.get("GPU", 0.0)) * count_shares({"GPU": 1.0}, {"GPU": gpus})) if 0 < gpus < 1 else shares
-    )
+    part = resources.get("GPU", 0.0)
+    if not 0 < part < 1:
+        return shares
+    return min(shares, int(room.get("GPU", 0.0)) * count_shares({"GPU": 1.0}, {"GPU": part}))
 
 
 def count_shares(amounts: Room, resources: Mapping[str, float]) -> int:
@@ -94,9 +94,9 @@ def describe_shortage(cluster: ClusterConfig, role: Role | None, workers: int, r
             return _describe_need(cluster, role, name, amount, most, rooms)
     slots = sum(fit_jobs(room, resources) for room in rooms)
     if slots:
-        section = "specialists" if role == "specialist" else role or "job"
         return ConfigError(
-            f"{section}.workers: {workers} do not fit, the cluster holds {slots} at once; take fewer, or add nodes"
+            f"{WORKERS.get(role or '', 'workers')}: {workers} do not fit, the cluster holds {slots} at once;"
+            " take fewer, or add nodes"
         )
     return ConfigError(
         f"cluster.{role or 'needs'}: no node has all of {describe_resources(resources)} at once; lower one of them, or"
