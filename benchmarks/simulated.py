@@ -4,9 +4,10 @@ Real: JobQueue with its WorkQueue, worker.take_jobs with run_job and Reporter, p
 Simulated: the clock, trainings (they wait), nodes of 8 slots, and when Ray starts and ends workers. Comes in: a cluster
 and specialists. Goes out: the moments of all ends, calls, and the processor time that the real code took.
 
-Restarting, as Ray Train 2.60 does with an elastic worker group (controller.py, elastic.py): a lost node ends all
-workers, who begin again on the nodes left; nodes that came back are noticed RESIZE_SECONDS after a start, and then all
-begin again as well. Not restarting: a node takes only its own workers with it, and brings them back with it.
+What a lost node does is one of three. restart, as Ray Train 2.60 does with an elastic worker group (controller.py,
+elastic.py): it ends all workers, who begin again on the nodes left; nodes that came back are noticed RESIZE_SECONDS
+after a start, and then all begin again as well. wait: it takes only its own workers with it, and brings them back with
+it; the queue hears of it then. tell: the same, and the queue hears of it at once.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.virtual import Process, World
 from raydistill.display import Lines
@@ -49,14 +50,14 @@ class Specialist:
 class Cluster:
     """Where they run.
 
-    up: mean seconds until a node is lost; down: seconds until it is back; lost: moments and nodes besides; restarting:
-    see the module.
+    up: mean seconds until a node is lost; down: seconds until it is back; lost: moments and nodes besides; answer: what
+    a lost node does, see the module.
     """
 
     slots: int
     up: float | None = None
     down: float = 180.0
-    restarting: bool = True
+    answer: Literal["restart", "wait", "tell"] = "restart"
     lost: tuple[tuple[float, int], ...] = ()
 
 
@@ -176,7 +177,7 @@ class Pool:
             self._world.call_at(moment, partial(self._lose, node))
         for node in self._nodes:
             self._doom(node)
-        if self._cluster.restarting:
+        if self._cluster.answer == "restart":
             self._world.call_at(RESIZE_SECONDS, self._consider_growth)
 
     def _slots_up(self) -> list[int]:
@@ -195,8 +196,7 @@ class Pool:
         self._considered = self._world.now + after
 
     def _start_worker(self, rank: int, world_size: int, after: float) -> Process:
-        self._names += 1
-        name = f"worker {self._names}"
+        name = self._name_worker()
 
         def live() -> None:
             if after:
@@ -206,6 +206,10 @@ class Pool:
             self.ended.happened = True  # a worker returns when all is done
 
         return self._world.start(live)
+
+    def _name_worker(self) -> str:
+        self._names += 1
+        return f"worker {self._names}"
 
     def _doom(self, node: int) -> None:
         if self._cluster.up is not None:
@@ -219,10 +223,12 @@ class Pool:
         self._nodes[node] = False
         self._course.losses += 1
         self._note_slots()
-        mine = [worker for slot, worker in self._workers.items() if slot // SLOTS_A_NODE == node]
-        for worker in mine:
-            self._world.kill(worker)
-        if self._cluster.restarting and mine:
+        mine = [slot for slot in self._workers if slot // SLOTS_A_NODE == node]
+        for slot in mine:
+            self._world.kill(self._workers[slot])
+            if self._cluster.answer == "tell":  # a successor replaces the worker, though it has no slot yet
+                self._queue.enlist(self._name_worker(), slot, self._most)
+        if self._cluster.answer == "restart" and mine:
             self._start_group(after=START_SECONDS)
         self._world.call_at(self._world.now + self._cluster.down, partial(self._return, node))
 
@@ -231,9 +237,10 @@ class Pool:
             return
         self._nodes[node] = True
         self._note_slots()
-        if self._cluster.restarting and not self._workers:
-            self._start_group(after=START_SECONDS)
-        if not self._cluster.restarting:
+        if self._cluster.answer == "restart":
+            if not self._workers:
+                self._start_group(after=START_SECONDS)
+        else:
             for slot in self._workers:
                 if slot // SLOTS_A_NODE == node:
                     self._workers[slot] = self._start_worker(slot, self._most, START_SECONDS)

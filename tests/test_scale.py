@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from benchmarks.scale import bound_makespan, describe_course, draw_specialists, write_page
 from benchmarks.simulated import START_SECONDS, Cluster, Course, Specialist, simulate
 from benchmarks.virtual import World
+
+Answer = Literal["restart", "wait", "tell"]
 
 
 def equal(count: int, epochs: int = 10, seconds: float = 10.0) -> list[Specialist]:
@@ -35,9 +39,9 @@ def test_makespans_without_losses(specialists: list[Specialist], slots: int, mak
     assert course.calls["finish"] == len(specialists)
 
 
-@pytest.mark.parametrize("restarting", [True, False])
-def test_a_cluster_of_one_node_goes_on_from_the_last_epoch(restarting: bool) -> None:
-    course = simulate(equal(8), Cluster(8, lost=((25, 0),), restarting=restarting), seed=0)
+@pytest.mark.parametrize("answer", ["restart", "wait", "tell"])
+def test_a_cluster_of_one_node_goes_on_from_the_last_epoch(answer: Answer) -> None:
+    course = simulate(equal(8), Cluster(8, lost=((25, 0),), answer=answer), seed=0)
     assert course.makespan == pytest.approx(25 + 180 + START_SECONDS + 80)
     assert course.trained == pytest.approx(8 * (100 + 5))  # the third epoch was half done
     assert (course.losses, course.interruptions, course.failed) == (1, 8, 0)
@@ -57,15 +61,21 @@ def test_nodes_that_come_back_are_noticed_and_all_restart() -> None:
 
 
 def test_a_lost_node_alone_leaves_the_others_at_work() -> None:
-    course = simulate(equal(16), Cluster(16, lost=((25, 0),), restarting=False), seed=0)
+    course = simulate(equal(16), Cluster(16, lost=((25, 0),), answer="wait"), seed=0)
     assert course.interruptions == 8
     assert course.makespan == pytest.approx(25 + 180 + START_SECONDS + 80)
 
 
-@pytest.mark.parametrize("restarting", [True, False])
-def test_no_finished_epoch_is_trained_again(restarting: bool) -> None:
+def test_a_queue_that_is_told_gives_the_jobs_to_the_others_at_once() -> None:
+    course = simulate(equal(16), Cluster(16, lost=((25, 0),), answer="tell"), seed=0)
+    assert course.makespan == pytest.approx(100 + 80)
+    assert course.interruptions == 8
+
+
+@pytest.mark.parametrize("answer", ["restart", "wait", "tell"])
+def test_no_finished_epoch_is_trained_again(answer: Answer) -> None:
     specialists = [Specialist(cost, 10, cost) for cost in range(1, 31)]
-    cluster = Cluster(16, up=250, down=60, restarting=restarting)
+    cluster = Cluster(16, up=250, down=60, answer=answer)
     course = simulate(specialists, cluster, seed=3)
     assert len(course.ends) == 30 - course.failed
     assert course.losses >= 3
