@@ -36,9 +36,8 @@ SLOW = {
 
 def slow_config(run_dir: Path | str, backend: str = "none", epochs: int = 120) -> Config:
     """A run on digits whose every training takes some seconds. epochs: of a specialist."""
-    cluster = {"backend": backend, **(GPU_JOBS if backend == "ray" else {})}
     specialists = {"groups": 5, "epochs": epochs, "patience": None, "batch_size": 16}
-    return quick_config(run_dir, cluster=cluster, specialists=specialists, **SLOW)
+    return quick_config(run_dir, cluster={"backend": backend}, specialists=specialists, **SLOW)
 
 
 def run_pool(settings: dict[str, Any]) -> int:
