@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow bench-quick check format clean
+.PHONY: help demo test test-slow test-faults bench-quick check format clean
 
 help:
 	@echo "make demo         install, run the whole method on the embedded glyphs, print where the report is"
 	@echo "make test         install, run the tests"
 	@echo "make test-slow    the tests that take minutes, too"
+	@echo "make test-faults  every fault on a cluster of several raylets: kills, full disks, SIGTERM, ..."
 	@echo "make bench-quick  ratios of speed, under 5 minutes; fails below the recorded floors"
 	@echo "make check        format, lint and types, without changing anything"
 	@echo "make format       format and mend what can be mended"
@@ -30,6 +31,10 @@ test: $(VENV)/installed
 test-slow: $(VENV)/installed
 	@echo "== all tests"
 	$(BIN)/python -m pytest
+
+test-faults: $(VENV)/installed
+	@echo "== faults"
+	$(BIN)/python -m pytest tests/faults
 
 bench-quick: $(VENV)/installed
 	@echo "== ratios of speed against their floors"

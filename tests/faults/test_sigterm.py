@@ -9,13 +9,11 @@ import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from builders import run_quick
 
-from raydistill.on_ray import worker
 from raydistill.on_ray.worker import Notice, Reporter, Watchdog
 from raydistill.run_folder import RunFolder
 
@@ -27,12 +25,12 @@ import sys
 from faults.drivers import slow_config
 from raydistill.cli import end_well
 from raydistill.launch import launch
-raise SystemExit(end_well(lambda: launch(slow_config(sys.argv[1], epochs=30), until="specialists") and 0))
+raise SystemExit(end_well(lambda: launch(slow_config(sys.argv[1], epochs=16), until="specialists") and 0))
 """
 
 
 def test_a_driver_ends_tidily_and_is_gone_on_from(tmp_path: Path) -> None:
-    undisturbed = run_quick(slow_config(tmp_path / "undisturbed", epochs=30), until="specialists")
+    undisturbed = run_quick(slow_config(tmp_path / "undisturbed", epochs=16), until="specialists")
     run = RunFolder(tmp_path / "run")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
     driver = subprocess.Popen(
@@ -51,24 +49,24 @@ def test_a_driver_ends_tidily_and_is_gone_on_from(tmp_path: Path) -> None:
     assert not run.is_locked()
     first = run.specialist_folder(0) / "training.json"
     written = first.stat().st_mtime_ns
-    run_quick(slow_config(run.path, epochs=30), until="specialists")
+    run_quick(slow_config(run.path, epochs=16), until="specialists")
     assert first.stat().st_mtime_ns == written
     results = [folder.read_manifest()["stages"]["specialists"]["files"] for folder in (run, undisturbed)]
     assert results[0] == results[1]
 
 
 class FakeQueue:
-    """Notes what a worker calls; `beat` and `release` are actor methods, as Ray has them."""
+    """Notes what a worker calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def __getattr__(self, name: str) -> Any:
-        def remote(*arguments: Any) -> bool:
-            self.calls.append(name)
-            return True
+    def beat(self, *arguments: Any) -> bool:
+        self.calls.append("beat")
+        return True
 
-        return SimpleNamespace(remote=remote)
+    def release(self, *arguments: Any) -> None:
+        self.calls.append("release")
 
 
 class Ended(BaseException):
@@ -79,15 +77,9 @@ def end() -> None:
     raise Ended
 
 
-@pytest.fixture
-def queue(monkeypatch: pytest.MonkeyPatch) -> FakeQueue:
-    monkeypatch.setattr(worker.ray, "get", lambda answer: answer)
-    return FakeQueue()
-
-
-def test_a_worker_ends_after_its_next_checkpoint(queue: FakeQueue) -> None:
-    notice, dog = Notice(60, end), Watchdog(60)
-    report = Reporter(queue, "a", "job", dog, notice)
+def test_a_worker_ends_after_its_next_checkpoint() -> None:
+    queue, notice, dog = FakeQueue(), Notice(60, end), Watchdog(60)
+    report = Reporter(queue, "a", "job", dog, notice=notice)
     report({"epoch": 3, "fraction": 0.3})
     notice.give()
     report({"epoch": 3, "fraction": 0.35})  # within a pass: what it did of it would be lost
@@ -108,9 +100,9 @@ def test_a_worker_without_a_checkpoint_ends_in_time() -> None:
     assert 0.3 <= time.monotonic() - began < 3
 
 
-def test_without_notice_a_worker_goes_on(queue: FakeQueue) -> None:
-    dog = Watchdog(60)
-    report = Reporter(queue, "a", "job", dog, Notice(60, end))
+def test_without_notice_a_worker_goes_on() -> None:
+    queue, dog = FakeQueue(), Watchdog(60)
+    report = Reporter(queue, "a", "job", dog, notice=Notice(60, end))
     for epoch in range(1, 4):
         report({"epoch": epoch})
     dog.stop()

@@ -271,3 +271,10 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(finished: RunFolder, run: RunF
     run_quick(quick_config(run.path))
     assert list_results(run) == list_results(finished)
     assert (run.specialist_folder(0) / "training.json").stat().st_mtime_ns < began
+
+
+def test_a_full_disk_before_tensors_are_whole(small_disk: Path) -> None:
+    """safetensors tells the system's error in the text of its own alone."""
+    with pytest.raises(DiskFullError, match="No space left on device"):
+        files.write_tensors(small_disk / "x.safetensors", {"a": torch.zeros(10**6)})
+    assert list(small_disk.iterdir()) == []
