@@ -1,4 +1,4 @@
-"""The command line: raydistill plan | run | status | report | predict | export.
+"""The command line: raydistill ingest | run | plan | status | report | predict | export.
 
 Comes in: arguments. Goes out: an exit code: 0 done; 2 bad input, told in one line; 130 interrupted; 141 the reader of
 the output has gone; 1 anything unexpected. Heavy modules are imported by the command that needs them, so that --help
@@ -19,6 +19,7 @@ from raydistill.errors import ConfigError, RaydistillError
 from raydistill.version import __version__
 
 COMMANDS = {
+    "ingest": "image folders, Parquet or Hugging Face datasets into arrays that may be larger than memory",
     "run": "the whole way from data to student; the same command resumes",
     "plan": "generalist, confusions, groups, and a forecast of what each group could gain; no fan-out",
     "status": "which stages of a run are finished",
@@ -185,6 +186,16 @@ def plan_command(argv: list[str]) -> int:
     return 0
 
 
+def ingest_command(argv: list[str]) -> int:
+    """raydistill ingest."""
+    from raydistill.ingest_command import add_arguments, run_ingest
+
+    parser = Parser("raydistill ingest", description=COMMANDS["ingest"], allow_abbrev=False)
+    add_arguments(parser)
+    print(run_ingest(parser.parse_args(argv)))
+    return 0
+
+
 def status_command(argv: list[str]) -> int:
     """raydistill status."""
     from raydistill.run_folder import STAGES, RunFolder
@@ -249,6 +260,7 @@ def _folder_parser(command: str) -> Parser:
 
 
 _HANDLERS: dict[str, Callable[[list[str]], int]] = {
+    "ingest": ingest_command,
     "run": run_command,
     "plan": plan_command,
     "status": status_command,

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from raydistill.config import Config
 from raydistill.errors import RunFolderError
-from raydistill.files import hash_file, hash_json, read_json, write_aside, write_json
+from raydistill.files import hash_file, hash_json, link_file, read_json, write_json
 from raydistill.version import __version__
 
 STAGES = (
@@ -221,7 +221,7 @@ class RunFolder:
         shutil.rmtree(aside, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             for name in record["files"]:
-                _link_file(source.stage_folder(stage) / name, aside / name)
+                link_file(source.stage_folder(stage) / name, aside / name)
         if not _files_verify(aside, record["files"]):
             shutil.rmtree(aside, ignore_errors=True)
             return False
@@ -230,7 +230,7 @@ class RunFolder:
         aside.rename(folder)
         self._mark_begun(stage, key)
         if source.timing_path(stage).exists():
-            _link_file(source.timing_path(stage), self.timing_path(stage))
+            link_file(source.timing_path(stage), self.timing_path(stage))
         manifest["stages"][stage] = record
         write_json(self.manifest_path, manifest)
         return True
@@ -298,14 +298,3 @@ def _files_verify(folder: Path, files: Mapping[str, str]) -> bool:
         return all(hash_file(folder / name) == checksum for name, checksum in files.items())
     except OSError:
         return False
-
-
-def _link_file(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where that fails, as between file systems; what lies at the target is replaced."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        with write_aside(target) as aside:
-            shutil.copyfile(source, aside)
