@@ -133,8 +133,10 @@ def ingest(wanted: Wanted, output: Path, *, limit: int | float, run_blocks: RunB
         lock.acquire(timeout=0)
     except Timeout:
         raise DataError(f"output: {str(output)!r} is in use by another ingest; wait for it, or give another") from None
-    with lock:
+    try:
         return _ingest(wanted, output, limit, run_blocks, display)
+    finally:
+        lock.release()
 
 
 def check_output(output: Path) -> None:
@@ -186,5 +188,5 @@ def describe_result(output: Path, result: Ingested) -> str:
     examples, *shape = record["shape"]
     lines = [f"{examples:,} examples, {'x'.join(map(str, shape))} {record['dtype']}, in {output}"]
     if record["corrupt"]:
-        lines.append(f"{record['corrupt']:,} corrupt records are left out and listed in {output / 'corrupt.json'}")
+        lines.append(f"corrupt records left out: {record['corrupt']:,}, listed in {output / 'corrupt.json'}")
     return "\n".join([*lines, f"next:   raydistill run --data arrays:{output} --run-dir DIR"])

@@ -7,7 +7,7 @@ labels, class names, and a reader that any process can open. Nothing is decoded 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,8 +47,9 @@ class Catalogue:
     """All N records of a source: the training part, then the test part.
 
     labels: (N,) int64 class numbers, -1 where a record has none. train: records of the training part. shape, dtype: of
-    one example. identity: JSON that changes with the source's bytes. files: of image folders, name, bytes and time of
-    change (nanoseconds) of each record. left_out: what the source holds beside, in words.
+    one example. identity: JSON that changes with the source's bytes. name_row: what people call a record. files:
+    of image folders, name, bytes and time of change (nanoseconds) of each record. left_out: what the source holds
+    beside, in words.
     """
 
     reader: Reader
@@ -58,6 +59,7 @@ class Catalogue:
     shape: tuple[int, ...]
     dtype: str
     identity: Any
+    name_row: Callable[[int], str]
     files: Sequence[tuple[str, int, int]] = ()
     left_out: list[str] = field(default_factory=list)
 
@@ -128,6 +130,7 @@ def list_images(root: Path, form: ImageForm) -> Catalogue:
         form.shape,
         "uint8",
         "images",
+        lambda row: files[row][0],
         files,
         left_out,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -91,6 +92,7 @@ class TableRows:
 
 def make_catalogue(
     reader: Reader,
+    parts: Sequence[Part],
     values: Values,
     labels: Mapping[str, Array],
     class_names: list[str],
@@ -102,7 +104,8 @@ def make_catalogue(
     everything = np.concatenate([labels[part] for part in PARTS if part in labels])
     train = len(labels["train"])
     shape, dtype = values.shape, values.dtype
-    return Catalogue(reader, everything, class_names, train, shape, dtype, identity, left_out=left_out)
+    called = partial(name_row, parts)
+    return Catalogue(reader, everything, class_names, train, shape, dtype, identity, called, left_out=left_out)
 
 
 def choose_columns(schema: pa.Schema, x_column: str | None, label_column: str | None) -> tuple[str, str]:

@@ -78,7 +78,8 @@ def list_saved(root: Path, form: ImageForm, x_column: str | None, label_column: 
     names = getattr(first.features[label_column], "names", None)
     indices, class_names = index_columns(labels, names, label_column)
     identity = [[part.name, part.rows, splits[part.path]._fingerprint] for part in parts]
-    return make_catalogue(SavedReader(str(root), tuple(parts), values), values, indices, class_names, identity, others)
+    reader = SavedReader(str(root), tuple(parts), values)
+    return make_catalogue(reader, parts, values, indices, class_names, identity, others)
 
 
 def load_splits(root: Path) -> tuple[dict[str, Any], list[str]]:

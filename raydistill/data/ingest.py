@@ -196,13 +196,13 @@ class Tally:
     """Finished blocks and corrupt records so far. limit: most records that may be left out, a number or a share."""
 
     def __init__(self, catalogue: Catalogue, blocks: Sequence[Block], limit: int | float, output: Path) -> None:
-        self._catalogue, self._blocks, self._output = catalogue, blocks, output
+        self._blocks, self._output = blocks, output
         self.marks: dict[int, Mark] = {}
         self.total = len(catalogue.labels)
         self.allowed = limit if isinstance(limit, int) else int(limit * self.total)
         self.done = 0
         self.corrupt: dict[int, tuple[str, str]] = {
-            int(row): (self._name(int(row)), "no label") for row in np.flatnonzero(catalogue.labels < 0)
+            int(row): (catalogue.name_row(int(row)), "no label") for row in np.flatnonzero(catalogue.labels < 0)
         }
         self._check()
 
@@ -230,6 +230,3 @@ class Tally:
             f" ({listed[0]['name']}: {listed[0]['reason']}; all in {str(self._output / 'corrupt.json')!r}); mend them,"
             " or give a larger --max-corrupt"
         )
-
-    def _name(self, row: int) -> str:
-        return self._catalogue.files[row][0] if self._catalogue.files else f"row {row}"

@@ -111,9 +111,8 @@ def list_parquet(root: Path, form: ImageForm, x_column: str | None, label_column
         labels[part] = pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
     identity = [[part.name, part.rows, *_stamp(Path(part.path))] for part in parts]
     indices, names = index_columns(labels, _read_class_names(schema, str(label_column)), str(label_column))
-    return make_catalogue(
-        ParquetReader(tuple(parts), values), values, indices, names, identity, _list_beside(root, by_path)
-    )
+    reader, beside = ParquetReader(tuple(parts), values), _list_beside(root, by_path)
+    return make_catalogue(reader, parts, values, indices, names, identity, beside)
 
 
 def _first_value(file: pq.ParquetFile, column: str) -> Any:
