@@ -135,7 +135,7 @@ def format_part(result: dict[str, Any], made: dict[str, str]) -> str:
     lines += [
         "",
         f"- Target: at least {TARGET} times. Medians over rounds in which both numbers of CPUs took turns.",
-        f"- {SIDE}x{SIDE} RGB, {CLASSES} classes, {folder_bytes:.0f} MB, to 64x64 RGB; Parquet in 2 files with row groups of"
+        f"- {SIDE}x{SIDE} RGB, {CLASSES} classes, {folder_bytes:.0f} MB, to 64x64 RGB; Parquet: 2 files, row groups of"
         f" {GROUP_ROWS}; seed {result['seed']}.",
         f"- Arrays of all sources, numbers of CPUs and of the one process are identical: {same}.",
         f"- Listing, decoding, writing and finishing count; starting Ray, {start:.1f} s, does not.",
