@@ -10,7 +10,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from raydistill.data.images import ImageForm
 from raydistill.data.ingest import (
+    DOWNLOADED,
     Block,
     Mark,
     Tally,
@@ -155,17 +156,12 @@ def check_output(output: Path) -> None:
 def _ingest(wanted: Wanted, output: Path, limit: int | float, run_blocks: RunBlocks, display: Display) -> Ingested:
     began = time.monotonic()
     display.begin_stage("ingest", 1, 1)
-    catalogue = open_source(wanted, output)
-    blocks = plan_blocks(catalogue, wanted)
     if (output / "arrays.json").exists():
-        record = read_record(output)
-        if record["key"] != hash_blocks(blocks):
-            raise DataError(
-                f"output: {str(output)!r} holds arrays of another source, of other settings, or of files that have"
-                " changed since; give another --output, or remove it"
-            )
+        record = check_finished(wanted, output)
         display.end_stage(time.monotonic() - began, skipped=True)
         return Ingested(record, 0)
+    catalogue = open_source(wanted, output)
+    blocks = plan_blocks(catalogue, wanted)
     for name in catalogue.left_out:
         display.note(f"left out: {name}")
     tally = Tally(catalogue, blocks, limit, output)
@@ -180,6 +176,21 @@ def _ingest(wanted: Wanted, output: Path, limit: int | float, run_blocks: RunBlo
     record = finish_arrays(output, catalogue, wanted, blocks, work, tally)
     display.end_stage(time.monotonic() - began, skipped=False)
     return Ingested(record, sum(mark.decoded for mark in tally.marks.values()))
+
+
+def check_finished(wanted: Wanted, output: Path) -> dict[str, Any]:
+    """The record of a finished folder. Raises DataError where it is not what is wanted now."""
+    record = read_record(output)
+    if wanted.source.startswith(DOWNLOADED):  # not fetched again
+        same = record["settings"] == asdict(wanted)
+    else:
+        same = record["key"] == hash_blocks(plan_blocks(open_source(wanted, output), wanted))
+    if not same:
+        raise DataError(
+            f"output: {str(output)!r} holds arrays of another source, of other settings, or of files that have"
+            " changed since; give another --output, or remove it"
+        )
+    return record
 
 
 def describe_result(output: Path, result: Ingested) -> str:

@@ -464,6 +464,9 @@ def test_a_dataset_of_the_hub_is_fetched_once(tmp_path, monkeypatch):
     with pytest.raises(Killed):
         ingest_here("hf:owner/name@small", tmp_path / "out", run_blocks=kill_after(0))
     record = ingest_here("hf:owner/name@small", tmp_path / "out").record
+    assert ingest_here("hf:owner/name@small", tmp_path / "out").record == record
+    with pytest.raises(DataError, match="holds arrays of another source"):
+        ingest_here("hf:owner/name", tmp_path / "out")
     assert asked == [("owner/name", "small")]
     assert record["left_out"] == ["split extra"]
     np.testing.assert_array_equal(open_arrays(tmp_path / "out").x[:, 1], range(9))

@@ -65,6 +65,7 @@ def finish_arrays(
         "key": hash_blocks(blocks),
         "shape": [int(kept.sum()), *work.shape],
         "dtype": work.dtype,
+        "block_rows": count_block_rows(work.shape, work.dtype),
         "corrupt": len(tally.corrupt),
         "left_out": catalogue.left_out,
         "settings": asdict(wanted),
@@ -138,7 +139,7 @@ def verify_blocks(
 ) -> None:
     """Compare blocks of x.npy with their checksums. Raises DataError for the first that differs."""
     total, *shape = record["shape"]
-    rows = count_block_rows(tuple(shape), record["dtype"])
+    rows = record["block_rows"]
     row_bytes = int(np.prod(shape)) * np.dtype(record["dtype"]).itemsize
     offset = record["files"]["x.npy"]["bytes"] - total * row_bytes
     with open(folder / "x.npy", "rb") as file:
