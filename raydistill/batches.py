@@ -63,15 +63,15 @@ class Batches:
         for start in range(0, len(rows) - size + 1, size):
             here = slice(start + rank, start + size, world)
             mine = rows[here]
-            inputs = take(mine, shifts if shifts is None else shifts[here])
+            inputs = take(mine, shifts if shifts is None else shifts[here].long())
             labels = self.examples.y.index_select(0, mine).to(self.device, non_blocking=True)
             yield Batch(mine, inputs, labels, view)
 
     def _shifts_of(self, rows: Tensor, view: int, generator: torch.Generator) -> Tensor | None:
-        """Shifts (N, 2) of an epoch's rows (N,), in their order, if any."""
+        """Shifts (N, 2) of an epoch's rows (N,), in their order, if any, in a small type."""
         if self.views is not None:
             return self.views.shifts(rows, view)
-        return draw_shifts(len(rows), self.shift, generator) if self.shift else None
+        return draw_shifts(len(rows), self.shift, generator).short() if self.shift else None
 
     def count_steps(self) -> int:
         """Steps in an epoch."""

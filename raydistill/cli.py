@@ -1,4 +1,4 @@
-"""The command line: raydistill plan | run | status | report | predict | export.
+"""The command line: raydistill ingest | run | plan | status | report | predict | export.
 
 Comes in: arguments. Goes out: an exit code: 0 done; 2 bad input or a full disk, told in one line; 130 interrupted by
 Ctrl-C, 143 by SIGTERM; 141 the reader of the output has gone; 1 anything unexpected. Heavy modules are imported by the
@@ -24,6 +24,7 @@ from raydistill.version import __version__
 
 INTERRUPTED = "raydistill: interrupted; the same command goes on from here"
 COMMANDS = {
+    "ingest": "image folders, Parquet or Hugging Face datasets into arrays that may be larger than memory",
     "run": "the whole way from data to student; the same command resumes",
     "plan": "generalist, confusions, groups, and a forecast of what each group could gain; no fan-out",
     "status": "which stages of a run are finished",
@@ -212,6 +213,16 @@ def plan_command(argv: list[str]) -> int:
     return 0
 
 
+def ingest_command(argv: list[str]) -> int:
+    """raydistill ingest."""
+    from raydistill.ingest_command import add_arguments, run_ingest
+
+    parser = Parser("raydistill ingest", description=COMMANDS["ingest"], allow_abbrev=False)
+    add_arguments(parser)
+    print(run_ingest(parser.parse_args(argv)))
+    return 0
+
+
 def status_command(argv: list[str]) -> int:
     """raydistill status."""
     from raydistill.run_folder import STAGES, RunFolder
@@ -276,6 +287,7 @@ def _folder_parser(command: str) -> Parser:
 
 
 _HANDLERS: dict[str, Callable[[list[str]], int]] = {
+    "ingest": ingest_command,
     "run": run_command,
     "plan": plan_command,
     "status": status_command,

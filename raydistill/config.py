@@ -244,7 +244,8 @@ class Config(Section):
     """All settings of a run."""
 
     data: str
-    """digits, glyphs, npz:PATH (x_train, y_train, optional x_test, y_test, class_names), or openml:NAME"""
+    """digits, glyphs, npz:PATH (x_train, y_train, optional x_test, y_test, class_names), arrays:DIR (what raydistill
+    ingest wrote), or openml:NAME"""
     run_dir: str
     """folder of the run, or a URI such as s3://bucket/folder: all is written there; the same command resumes it"""
     seed: int = Field(0, ge=0, lt=2**31)

@@ -153,6 +153,17 @@ def describe_full(path: Path, error: OSError) -> str:
     )
 
 
+def link_file(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where that fails, as between file systems; what lies at the target is replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        with write_aside(target) as aside:
+            shutil.copyfile(source, aside)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8."""
     write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))

@@ -37,12 +37,12 @@ from raydistill.files import (
     follow_folder,
     hash_file,
     hash_json,
+    link_file,
     list_files,
     publish,
     read_json,
     refresh,
     remove,
-    write_aside,
     write_json,
     write_text,
 )
@@ -282,7 +282,7 @@ class RunFolder:
         shutil.rmtree(aside, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError, StorageError):
             for name in record["files"]:
-                _link_file(source.stage_folder(stage) / name, aside / name)
+                link_file(source.stage_folder(stage) / name, aside / name)
         if not _files_verify(aside, record["files"]):
             shutil.rmtree(aside, ignore_errors=True)
             return False
@@ -293,7 +293,7 @@ class RunFolder:
         self._mark_begun(stage, key)
         refresh(source.timing_path(stage).parent)
         if source.timing_path(stage).exists():
-            _link_file(source.timing_path(stage), self.timing_path(stage))
+            link_file(source.timing_path(stage), self.timing_path(stage))
             publish(self.timing_path(stage))
         manifest["stages"][stage] = record
         self._write_manifest(manifest)
@@ -384,14 +384,3 @@ def _files_verify(folder: Path, files: Mapping[str, str]) -> bool:
         return all(hash_file(folder / name) == checksum for name, checksum in files.items())
     except OSError:
         return False
-
-
-def _link_file(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where that fails, as between file systems; what lies at the target is replaced."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        with write_aside(target) as aside:
-            shutil.copyfile(source, aside)

@@ -50,13 +50,30 @@ def score_labels(examples: Examples, rows: Tensor) -> Validate:
     """Validation by cross-entropy and accuracy on the given rows; workers share the rows."""
 
     def validate(model: nn.Module) -> Score:
-        rank, world = worker_rank()
-        mine = rows[rank::world]
-        logits = predict_logits(model, examples.x, mine)
-        labels = examples.y[mine]
-        return share_score(cross_entropy(logits, labels, reduction="none"), logits.argmax(1) == labels)
+        def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            return cross_entropy(logits, labels, reduction="none"), logits.argmax(1) == labels
+
+        return share_score(*judge_blocks(model, examples, rows, judge))
 
     return validate
+
+
+def judge_blocks(
+    model: nn.Module,
+    examples: Examples,
+    rows: Tensor,
+    judge: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    batch_size: int = PREDICT_BATCH,
+) -> tuple[Tensor, Tensor]:
+    """Loss and whether it is right of this worker's share of the rows, (N,) each; one block's logits are kept at a time.
+
+    judge: (logits (n, K), labels (n,)) -> the same for a block.
+    """
+    rank, world = worker_rank()
+    mine = rows[rank::world]
+    labels = examples.y[mine].split(batch_size)
+    blocks = [judge(*pair) for pair in zip(predict_blocks(model, examples.x, mine, batch_size), labels, strict=True)]
+    return torch.cat([loss for loss, _ in blocks]), torch.cat([right for _, right in blocks])
 
 
 def share_score(losses: Tensor, correct: Tensor) -> Score:

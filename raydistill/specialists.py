@@ -25,9 +25,8 @@ from raydistill.kernels import losses as kernels
 from raydistill.kernels.launch import has_kernels
 from raydistill.losses import WithGradient, differentiate, log_sum, run_kernel
 from raydistill.models import find_output_layer
-from raydistill.scoring import PREDICT_BATCH, Score, Validate, predict_logits, share_score
+from raydistill.scoring import Score, Validate, judge_blocks, share_score
 from raydistill.training import Loss
-from raydistill.workers import worker_rank
 
 Dustbin = Literal["merged", "single", "soft"]
 
@@ -89,7 +88,7 @@ def sample_enriched(group_rows: Tensor, rest_rows: Tensor, group_share: float) -
     others = max(1, round(len(group_rows) * (1 - group_share) / group_share))
 
     def sample(generator: torch.Generator) -> Tensor:
-        drawn = rest_rows[torch.randint(len(rest_rows), (others,), generator=generator)]
+        drawn = rest_rows[torch.randint(len(rest_rows), (others,), generator=generator)].long()
         rows = torch.cat([group_rows, drawn])
         return rows[torch.randperm(len(rows), generator=generator)]
 
@@ -162,13 +161,12 @@ def score_enriched(examples: Examples, rows: Tensor, group: Group, shift: float)
     """Validation on enriched rows, shared by workers: loss and accuracy over the group's classes and the dustbin."""
     place, loss = group.place_of_class, enriched_loss(group, shift)
 
+    def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        losses = loss(logits, Batch(labels, logits, labels))[0]
+        return losses, reduce_logits(logits, group).argmax(dim=1) == place[labels]
+
     def validate(model: nn.Module) -> Score:
-        rank, world = worker_rank()
-        mine = rows[rank::world]
-        logits, labels = predict_logits(model, examples.x, mine), examples.y[mine]
-        parts = zip(logits.split(PREDICT_BATCH), labels.split(PREDICT_BATCH), strict=True)  # a gradient comes with each
-        losses = torch.cat([loss(part, Batch(part_labels, part, part_labels))[0] for part, part_labels in parts])
-        return share_score(losses, reduce_logits(logits, group).argmax(dim=1) == place[labels])
+        return share_score(*judge_blocks(model, examples, rows, judge))
 
     return validate
 

@@ -1,12 +1,14 @@
 """Predictions and validation: the formula, in any batches, without a trace on the model."""
 
+import weakref
+
 import pytest
 import torch
 from builders import make_examples
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from raydistill.scoring import predict_logits, score_labels
+from raydistill.scoring import judge_blocks, predict_logits, score_labels
 
 EXAMPLES = make_examples()
 HELD_OUT = torch.arange(300, 400)
@@ -33,6 +35,32 @@ def test_prediction_is_the_same_in_any_batches():
     model = make_model()
     rows = torch.tensor([5, 3, 399])
     torch.testing.assert_close(predict_logits(model, EXAMPLES.x, rows, 2), model(EXAMPLES.x[rows]))
+
+
+class Watched(nn.Module):
+    """Counts how many of its answers are in memory at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.answers, self.most = make_model(), [], 0
+
+    def forward(self, inputs):
+        logits = self.inner(inputs)
+        self.answers.append(weakref.ref(logits))
+        self.most = max(self.most, sum(answer() is not None for answer in self.answers))
+        return logits
+
+
+def test_validation_keeps_no_logits_of_earlier_blocks():
+    def judge(logits, labels):
+        return cross_entropy(logits, labels, reduction="none"), logits.argmax(1) == labels
+
+    model = Watched()
+    losses, right = judge_blocks(model, EXAMPLES, HELD_OUT, judge, batch_size=7)
+    assert (len(model.answers), model.most) == (15, 3)  # one made, one on its way, one judged
+    expected = judge(model.inner(EXAMPLES.x[HELD_OUT]), EXAMPLES.y[HELD_OUT])
+    torch.testing.assert_close(losses, expected[0])
+    assert torch.equal(right, expected[1])
 
 
 def test_labels_score_is_mean_cross_entropy():

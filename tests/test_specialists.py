@@ -21,6 +21,7 @@ from raydistill.specialists import (
     soft_enriched_loss,
     specialist_log_probs,
 )
+from raydistill.stages import specialists as stage
 from raydistill.stages.networks import read_training
 from raydistill.stages.specialists import choose_shift, train_specialist
 
@@ -220,3 +221,14 @@ def test_settings_reach_the_training(tmp_path):
         losses[name] = read_training(run.specialist_folder(0))["history"][0]["valid_loss"]
     assert np.isfinite(list(losses.values())).all()
     assert len(set(losses.values())) == 3
+
+
+def test_rows_are_parted_in_blocks_as_at_once(monkeypatch):
+    monkeypatch.setattr(stage, "BLOCK_ROWS", 5)
+    group, labels = Group(MEMBERS, 7), torch.arange(40) % 7
+    rows = torch.arange(3, 40, 2)
+    own, others = stage.part_rows(rows, labels, group.place_of_class)
+    inside = np.isin(labels[rows].numpy(), MEMBERS.numpy())
+    np.testing.assert_array_equal(own, rows.numpy()[inside])
+    np.testing.assert_array_equal(others, rows.numpy()[~inside])
+    assert sample_enriched(own, others, 0.5)(torch.Generator().manual_seed(0)).dtype == torch.int64

@@ -5,6 +5,7 @@ import torch
 from builders import make_examples
 
 from raydistill.batches import Batches, shuffle_rows
+from raydistill.data import views as views_module
 from raydistill.data.arrays import Examples, shift_images
 from raydistill.data.views import Views, count_views
 from raydistill.errors import ConfigError
@@ -34,6 +35,12 @@ def test_a_view_depends_on_seed_and_row_alone():
         assert torch.equal(again.show(IMAGES[ROWS], ROWS, view), together[ROWS])
     other = Views(30, 2, 4, seed=2)
     assert not torch.equal(other.show(IMAGES, torch.arange(30), 1), views.show(IMAGES, torch.arange(30), 1))
+
+
+def test_shifts_are_drawn_in_blocks_as_at_once(monkeypatch):
+    at_once = Views(30, 2, 6, seed=3)._shifts
+    monkeypatch.setattr(views_module, "BLOCK_ROWS", 7)
+    assert torch.equal(Views(30, 2, 6, seed=3)._shifts, at_once)
 
 
 def test_an_epoch_shows_one_view_and_epochs_take_turns():

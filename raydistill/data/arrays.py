@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from raydistill.files import map_array, read_array, read_json
+from raydistill.files import map_array, read_json
 from raydistill.kernels.images import take_shifted
 from raydistill.run_folder import RunFolder
 
@@ -30,7 +30,7 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Examples:
-    """All rows of a run. x: (N, ...) in the stored type, mapped copy-on-write; y: (N,) int64."""
+    """All rows of a run. x: (N, ...) in the stored type; y: (N,) int64; both mapped copy-on-write."""
 
     x: Tensor
     y: Tensor
@@ -52,19 +52,19 @@ def open_examples(run: RunFolder) -> Examples:
     folder = run.stage_folder("data")
     return Examples(
         x=torch.from_numpy(map_array(folder / "x.npy")),
-        y=torch.from_numpy(read_array(folder / "y.npy")),
+        y=torch.from_numpy(map_array(folder / "y.npy")),
         class_names=tuple(read_json(folder / "classes.json")),
     )
 
 
 def read_split(run: RunFolder, name: str) -> Tensor:
-    """Row numbers of one split, sorted."""
-    return torch.from_numpy(read_array(run.stage_folder("splits") / f"{name}.npy"))
+    """Row numbers of one split, sorted, mapped."""
+    return torch.from_numpy(map_array(run.stage_folder("splits") / f"{name}.npy"))
 
 
 def read_transfer_rows(run: RunFolder) -> Tensor:
-    """Row numbers of the transfer set, sorted; the targets stage chooses them."""
-    return torch.from_numpy(read_array(run.stage_folder("targets") / "rows.npy"))
+    """Row numbers of the transfer set, sorted, mapped; the targets stage chooses them."""
+    return torch.from_numpy(map_array(run.stage_folder("targets") / "rows.npy"))
 
 
 def measure_normalisation(x: Tensor, rows: Tensor, block: int = 8192) -> Normalisation:

@@ -51,6 +51,20 @@ def check_labels(labels: Array, classes: int, where: str) -> None:
         )
 
 
+def check_classes(labels: Array, class_names: Sequence[str]) -> None:
+    """Raise DataError for fewer than 3 classes, or a class without a training example. labels: (N,) from 0 to K - 1."""
+    classes = len(class_names)
+    if classes < 3:
+        raise DataError(f"y_train: {classes} classes; give at least 3, or specialists have nothing to tell apart")
+    counts = np.bincount(labels, minlength=classes)
+    if not counts.all():
+        absent = int(np.argmin(counts))
+        raise DataError(
+            f"y_train: class {absent} ({class_names[absent]!r}) of 0 to {classes - 1} has no example;"
+            " give it some, or leave it out and number the others from 0 without gaps"
+        )
+
+
 def _index_text(labels: Array, class_names: Sequence[str] | None, where: str) -> tuple[Array, list[str]]:
     distinct, index = np.unique(labels, return_inverse=True)
     names = distinct.tolist() if class_names is None else list(class_names)

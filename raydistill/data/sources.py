@@ -1,7 +1,7 @@
 """Sources: from a --data setting to checked arrays.
 
-Comes in: `digits`, `glyphs`, `npz:PATH` or `openml:NAME`. Goes out: a `Source`, whose arrays have been checked, or a
-`DataError` of one line.
+Comes in: `digits`, `glyphs`, `npz:PATH`, `arrays:DIR` or `openml:NAME`. Goes out: a `Source`, whose arrays have been
+checked, or a `DataError` of one line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from raydistill.config import Config
-from raydistill.data.labels import check_labels, index_labels, list_names
+from raydistill.data.ingested import check_arrays, identify_arrays, open_arrays
+from raydistill.data.labels import check_classes, check_labels, index_labels, list_names
 from raydistill.errors import DataError
 from raydistill.files import Array, hash_file
 
@@ -26,7 +27,8 @@ Map = Callable[..., list[Any]]
 """As `Executor.map`: a function, the items, and a callback for (done, total)."""
 Progress = Callable[[int, int], None]
 
-FORMS = "digits, glyphs, npz:PATH or openml:NAME"
+FORMS = "digits, glyphs, npz:PATH, arrays:DIR or openml:NAME"
+BLOCK_VALUES = 1 << 22  # numbers that are checked at once
 PARTS = ("x_train", "y_train", "x_test", "y_test", "class_names")  # arrays of a .npz file
 READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
@@ -36,6 +38,7 @@ class Source:
     """Examples as they came.
 
     x_train: (N, ...). y_train: (N,) classes, from 0. x_test, y_test: likewise, or None. keep_apart: (N,) or None.
+    file: .npy file that holds x_train, then x_test, as they are to be stored, and is never changed; or None.
     """
 
     x_train: Array
@@ -44,12 +47,16 @@ class Source:
     x_test: Array | None = None
     y_test: Array | None = None
     keep_apart: Array | None = None
+    file: Path | None = None
 
 
 def check_source(data: str) -> None:
     """Refuse a --data setting that cannot work, before anything starts. Raises DataError."""
     kind, _, name = data.partition(":")
     if data in ("digits", "glyphs") or (kind == "openml" and name):
+        return
+    if kind == "arrays" and name:
+        check_arrays(Path(name).expanduser())
         return
     if kind != "npz" or not name:
         raise DataError(f"data: {data!r} is not allowed; give {FORMS}")
@@ -70,6 +77,8 @@ def identify_source(config: Config) -> dict[str, Any]:
         identity |= {"seed": config.seed, **config.glyphs.model_dump()}
     if kind == "npz":
         identity["sha256"] = hash_file(Path(name).expanduser())
+    if kind == "arrays":
+        identity["sha256"] = identify_arrays(Path(name).expanduser())
     return identity
 
 
@@ -83,6 +92,8 @@ def load_source(config: Config, map_items: Map, on_done: Progress) -> Source:
         source = _load_digits()
     elif kind == "npz":
         source = _read_npz(Path(name).expanduser(), config.splits.keep_apart)
+    elif kind == "arrays":
+        source = _open_arrays(Path(name).expanduser(), on_done)
     else:
         source = _fetch_openml(name)
     if config.splits.keep_apart is not None and source.keep_apart is None:
@@ -97,15 +108,7 @@ def check_examples(source: Source) -> None:
     """Check shapes, numbers and labels of both parts. Raises DataError that names the array."""
     classes = len(source.class_names)
     _check_part("train", source.x_train, source.y_train, classes)
-    if classes < 3:
-        raise DataError(f"y_train: {classes} classes; give at least 3, or specialists have nothing to tell apart")
-    counts = np.bincount(source.y_train, minlength=classes)
-    if not counts.all():
-        absent = int(np.argmin(counts))
-        raise DataError(
-            f"y_train: class {absent} ({source.class_names[absent]!r}) of 0 to {classes - 1} has no example;"
-            " give it some, or leave it out and number the others from 0 without gaps"
-        )
+    check_classes(source.y_train, source.class_names)
     if source.keep_apart is not None and source.keep_apart.shape != source.y_train.shape:
         raise DataError(
             f"keep_apart: shape {source.keep_apart.shape} for {len(source.y_train)} examples; give one value for each"
@@ -138,8 +141,9 @@ def _find_unusable(x: Array) -> int | None:
     if x.dtype.kind != "f" and x.dtype != np.uint64:
         return None
     largest = np.finfo(np.float32).max if x.dtype.kind == "f" else np.iinfo(np.int64).max
-    for start in range(0, len(x), 4096):
-        block = x[start : start + 4096]
+    rows = max(1, BLOCK_VALUES // max(1, x[:1].size))
+    for start in range(0, len(x), rows):
+        block = x[start : start + rows]
         good = np.abs(block) <= largest  # false for NaN
         if not good.all():
             return start + int(np.argwhere(~good)[0][0])
@@ -174,6 +178,20 @@ def _render_glyphs(config: Config, map_items: Map, on_done: Progress) -> Source:
     images = np.concatenate([face.reshape(-1, *face.shape[2:]) for face in faces])
     labels = np.tile(np.repeat(np.arange(len(letters)), config.glyphs.variants), len(faces))
     return Source(images, labels, letters)
+
+
+def _open_arrays(folder: Path, on_done: Progress) -> Source:
+    arrays = open_arrays(folder, on_done)
+    part, rest = slice(arrays.train), slice(arrays.train, None)
+    has_test = arrays.train < len(arrays.y)
+    return Source(
+        arrays.x[part],
+        arrays.y[part],
+        arrays.class_names,
+        x_test=arrays.x[rest] if has_test else None,
+        y_test=arrays.y[rest] if has_test else None,
+        file=folder / "x.npy",
+    )
 
 
 def _read_npz(path: Path, keep_apart: str | None) -> Source:

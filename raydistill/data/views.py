@@ -17,6 +17,7 @@ from raydistill.data.arrays import prepare_images
 from raydistill.errors import ConfigError
 
 DEFAULT_VIEWS = 8
+BLOCK_ROWS = 1 << 16  # whose random numbers are in memory at once
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,21 @@ class Views:
         every = torch.cartesian_prod(side, side)
         moved = every[(every != 0).any(dim=1)]
         generator = torch.Generator().manual_seed(self.seed)
-        order = torch.rand(self.rows, len(moved), generator=generator).argsort(dim=1)[:, : self.count - 1]
-        return torch.cat([torch.zeros(self.rows, 1, 2, dtype=torch.int8), moved[order]], dim=1)
+        shifts = torch.zeros(self.rows, self.count, 2, dtype=torch.int8)
+        for block in shifts.split(BLOCK_ROWS):
+            order = torch.rand(len(block), len(moved), generator=generator).argsort(dim=1)[:, : self.count - 1]
+            block[:, 1:] = moved[order]
+        return shifts
 
     def shifts(self, rows: Tensor, view: int) -> Tensor | None:
-        """Shifts (B, 2) of one view of the given rows (B,), down and right; None for the images as they are."""
-        return None if view == 0 else self._shifts[rows, view].long()
+        """Shifts (B, 2) int8 of one view of the given rows (B,), down and right; None for the images as they are."""
+        return None if view == 0 else self._shifts[rows, view]
 
     def show(self, images: Tensor, rows: Tensor, view: int) -> Tensor:
         """One view of the images (B, ...) of the given rows (B,)."""
-        return prepare_images(images, images.device)(torch.arange(len(images)), self.shifts(rows, view))
+        shifts = self.shifts(rows, view)
+        take = prepare_images(images, images.device)
+        return take(torch.arange(len(images)), shifts if shifts is None else shifts.long())
 
 
 def count_views(asked: int | None, pixels: int, input_shape: tuple[int, ...]) -> int:

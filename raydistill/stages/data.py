@@ -7,22 +7,27 @@ import numpy as np
 from raydistill.data.arrays import measure_normalisation, read_split
 from raydistill.data.sources import Source, load_source
 from raydistill.data.splits import SPLITS, check_splits, split_rows
-from raydistill.files import Array, read_array, read_json, write_array, write_json, write_mapped
+from raydistill.files import Array, link_file, publish, read_array, read_json, write_array, write_json, write_mapped
 from raydistill.stages.context import Context
 
 
 def prepare_data(context: Context) -> None:
     """Write x.npy (training rows, then test rows), y.npy, classes.json and parts.json."""
     folder = context.run.stage_folder("data")
+    what = "typefaces rendered" if context.config.data == "glyphs" else "rows verified"
 
     def on_done(done: int, total: int) -> None:
-        context.display.update(done / total, f"{done} of {total} typefaces rendered")
+        context.display.update(done / total, f"{done:,} of {total:,} {what}")
 
     source = load_source(context.config, lambda *args: context.executor.map(*args), on_done)
     parts = [source.x_train] if source.x_test is None else [source.x_train, source.x_test]
     shape = (sum(len(part) for part in parts), *source.x_train.shape[1:])
-    with write_mapped(folder / "x.npy", shape, storage_type(source)) as x:
-        np.concatenate(parts, out=x, casting="unsafe")
+    if source.file is not None:
+        link_file(source.file, folder / "x.npy")
+        publish(folder / "x.npy")
+    else:
+        with write_mapped(folder / "x.npy", shape, storage_type(source)) as x:
+            np.concatenate(parts, out=x, casting="unsafe")
     labels = [source.y_train] if source.y_test is None else [source.y_train, source.y_test]
     write_array(folder / "y.npy", np.concatenate(labels).astype(np.int64))
     if source.keep_apart is not None:

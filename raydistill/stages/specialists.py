@@ -34,6 +34,8 @@ from raydistill.stages.networks import build_generalist, count_passes, load_weig
 from raydistill.training import Progress, train_model
 from raydistill.workers import choose_device, unwrap
 
+BLOCK_ROWS = 1 << 16
+
 
 def run_specialists(context: Context) -> None:
     """Train all specialists: in the pool, or each by several workers.
@@ -129,6 +131,7 @@ def choose_shift(settings: SpecialistsConfig, own: int, others: int) -> float:
 
 
 def part_rows(rows: Tensor, labels: Tensor, place_of_class: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of a group's classes, and all others."""
-    inside = place_of_class[labels[rows]] < place_of_class.max()
-    return rows[inside], rows[~inside]
+    """Rows of a group's classes, int64, and all others, int32; a block at a time, because every worker has them."""
+    others = int(place_of_class.max())
+    parts = [(part, place_of_class[labels[part]] < others) for part in rows.split(BLOCK_ROWS)]
+    return torch.cat([part[own] for part, own in parts]), torch.cat([part[~own].int() for part, own in parts])

@@ -1,0 +1,198 @@
+"""What a source of `raydistill ingest` holds, in an order of its own that no parallelism changes.
+
+Comes in: a folder of images in class folders, Parquet files, or a Hugging Face dataset. Goes out: a `Catalogue`:
+labels, class names, and a reader that any process can open. Nothing is decoded here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from raydistill.data.images import CorruptRecord, ImageForm, decode_image
+from raydistill.data.labels import check_classes
+from raydistill.errors import DataError
+from raydistill.files import Array
+
+PARTS = ("train", "test")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+
+class Rows(Protocol):
+    """Records that are open for reading."""
+
+    def fill(self, start: int, names: Sequence[str], out: Array) -> dict[int, tuple[str, str]]:
+        """Fill out (n, ...) with rows start to start + n - 1; zeros where a record is corrupt.
+
+        names: of these records, where the catalogue has them. Returns name and reason of each corrupt one, by its
+        place in out. Raises OSError or DataError where it is not a record that is at fault, but the storage.
+        """
+
+
+class Reader(Protocol):
+    """Opens the records of a source; travels to other processes and nodes."""
+
+    def open(self) -> AbstractContextManager[Rows]:
+        """Open for reading; rows in ascending order are read fastest."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All N records of a source: the training part, then the test part.
+
+    labels: (N,) int64 class numbers, -1 where a record has none. train: records of the training part. shape, dtype: of
+    one example. identity: JSON that changes with the source's bytes. name_row: what people call a record. files:
+    of image folders, name, bytes and time of change (nanoseconds) of each record. left_out: what the source holds
+    beside, in words.
+    """
+
+    reader: Reader
+    labels: Array
+    class_names: list[str]
+    train: int
+    shape: tuple[int, ...]
+    dtype: str
+    identity: Any
+    name_row: Callable[[int], str]
+    files: Sequence[tuple[str, int, int]] = ()
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Reader and rows of an image folder."""
+
+    root: str
+    form: ImageForm
+
+    def open(self) -> AbstractContextManager[Rows]:
+        """Nothing is held open between images."""
+        return nullcontext(self)
+
+    def fill(self, start: int, names: Sequence[str], out: Array) -> dict[int, tuple[str, str]]:
+        """See `Rows`."""
+        corrupt = {}
+        for place, name in enumerate(names):
+            try:
+                out[place] = decode_image(self._read(name), self.form)
+            except CorruptRecord as error:
+                out[place] = 0
+                corrupt[place] = (name, str(error))
+        return corrupt
+
+    def _read(self, name: str) -> bytes:
+        try:
+            return Path(self.root, name).read_bytes()
+        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+            raise CorruptRecord(error.strerror or "cannot be read") from error
+
+
+def list_images(root: Path, form: ImageForm) -> Catalogue:
+    """Images of a folder of class folders, or of its train/ and test/: by class, then by name.
+
+    Raises DataError for a folder without images, links that leave it, and classes of test/ that train/ has not.
+    """
+    folders = {part: root / part for part in PARTS if _is_part(root / part)}
+    if "train" not in folders:
+        folders = {"train": root}
+    listed = {part: _list_part(root, folder) for part, folder in folders.items()}
+    names = sorted(listed["train"][0])
+    files: list[tuple[str, int, int]] = []
+    labels: list[Array] = []
+    for part, (classes, _) in listed.items():
+        unknown = sorted(set(classes) - set(names))
+        if unknown:
+            raise DataError(f"source: class {unknown[0]!r} of {part}/ is not in train/; add it there, or remove it")
+        for index, name in enumerate(names):
+            files += classes.get(name, [])
+            labels.append(np.full(len(classes.get(name, [])), index, np.int64))
+    train = sum(map(len, listed["train"][0].values()))
+    if train == 0:
+        raise DataError(
+            f"source: {str(root)!r} has no images in class folders ({', '.join(SUFFIXES)}); give a folder with a folder"
+            " for each class, Parquet files, or a saved Hugging Face dataset"
+        )
+    beside = sum(others for _, others in listed.values())
+    left_out = [f"{beside:,} files that are no images by their names, or lie in no class folder"] if beside else []
+    if root not in folders.values():
+        left_out += [f"{entry.name}/" for entry in _scan(root) if entry.is_dir() and entry.name not in folders]
+    catalogue = Catalogue(
+        ImageFiles(str(root), form),
+        np.concatenate(labels),
+        names,
+        train,
+        form.shape,
+        "uint8",
+        "images",
+        lambda row: files[row][0],
+        files,
+        left_out,
+    )
+    check_classes(catalogue.labels[:train], names)
+    return catalogue
+
+
+def _is_part(folder: Path) -> bool:
+    """Whether it holds class folders, and is not one itself."""
+    return folder.is_dir() and any(entry.is_dir() for entry in _scan(folder))
+
+
+def _list_part(root: Path, folder: Path) -> tuple[Mapping[str, list[tuple[str, int, int]]], int]:
+    """Images by class, each with its name below root; and how many other files there are."""
+    classes: dict[str, list[tuple[str, int, int]]] = {}
+    others = 0
+    for entry in _scan(folder):
+        _check_link(root, entry)
+        if not entry.is_dir():
+            others += 1
+            continue
+        images = []
+        for file in _walk(root, Path(entry.path)):
+            if file.name.lower().endswith(SUFFIXES):
+                status = file.stat()
+                images.append((Path(file.path).relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
+            else:
+                others += 1
+        if images:
+            classes[entry.name] = sorted(images)
+    return classes, others
+
+
+def _walk(root: Path, folder: Path) -> Iterator[os.DirEntry[str]]:
+    """All files below a folder."""
+    for entry in _scan(folder):
+        _check_link(root, entry)
+        if entry.is_dir():
+            yield from _walk(root, Path(entry.path))
+        else:
+            yield entry
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    """Entries that are not hidden, sorted by name. Raises DataError for names that are no text, and no access."""
+    try:
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"source: {str(folder)!r} cannot be read ({error.strerror}); give a readable folder") from None
+    for entry in entries:
+        if not entry.name.isprintable():
+            raise DataError(f"source: the name {entry.path!a} is not plain text; rename it")
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _check_link(root: Path, entry: os.DirEntry[str]) -> None:
+    """Refuse links to folders, and links that leave the source."""
+    if not entry.is_symlink():
+        return
+    target = Path(entry.path).resolve()
+    if entry.is_dir() or not target.is_relative_to(root.resolve()):
+        raise DataError(
+            f"source: {entry.path!r} is a link to {str(target)!r}; links to folders, or to files outside the source,"
+            " are not followed; copy what it links to"
+        )

@@ -1,0 +1,140 @@
+"""Hugging Face datasets as a source of `raydistill ingest`; needs the extra `raydistill[datasets]`.
+
+Comes in: the folder of a dataset that was saved with `save_to_disk`, or a name on the Hub. Goes out: a `Catalogue`:
+split train, then split test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from raydistill.data.catalogue import PARTS, Catalogue, Rows
+from raydistill.data.columns import (
+    Part,
+    TableRows,
+    Values,
+    choose_columns,
+    describe_values,
+    holds_vectors,
+    index_columns,
+    make_catalogue,
+)
+from raydistill.data.images import ImageForm, describe_problem
+from raydistill.errors import DataError
+
+MARKS = ("dataset_dict.json", "state.json")  # of a folder that save_to_disk has written
+BATCH_ROWS = 64
+
+
+@dataclass(frozen=True)
+class SavedReader:
+    """Opens a saved dataset. parts: its splits."""
+
+    root: str
+    parts: tuple[Part, ...]
+    values: Values
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Rows]:
+        """Map the dataset's files."""
+        splits = load_splits(Path(self.root))[0]
+        columns = [splits[part.path].with_format("arrow") for part in self.parts]
+
+        def take(start: int, stop: int) -> Iterator[pa.Array]:
+            for part, rows in zip(self.parts, columns, strict=True):
+                first, last = max(start - part.first, 0), min(stop - part.first, part.rows)
+                for at in range(first, last, BATCH_ROWS):
+                    yield from rows[at : min(at + BATCH_ROWS, last)].column(self.values.column).chunks
+
+        yield TableRows(take, self.values, self.parts)
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether save_to_disk has written the folder."""
+    return any((folder / mark).is_file() for mark in MARKS)
+
+
+def list_saved(root: Path, form: ImageForm, x_column: str | None, label_column: str | None) -> Catalogue:
+    """Rows of splits train and test. Raises DataError where the folder, the columns or the labels cannot be used."""
+    splits, others = load_splits(root)
+    first = splits["train"]
+    schema = first.with_format("arrow")[:0].schema
+    x_column, label_column = choose_columns(schema, x_column, label_column)
+    values = describe_values(schema, x_column, form, _first_value(first, x_column))
+    parts: list[Part] = []
+    labels: dict[str, pa.ChunkedArray] = {}
+    for name, split in splits.items():
+        parts.append(Part(name, f"split {name}", parts[-1].first + parts[-1].rows if parts else 0, len(split)))
+        if {x_column, label_column} - set(split.column_names):
+            raise DataError(f"source: split {name!r} lacks {x_column!r} or {label_column!r}; give all splits the same")
+        labels[name] = split.select_columns([label_column]).with_format("arrow")[:].column(0)
+    names = getattr(first.features[label_column], "names", None)
+    indices, class_names = index_columns(labels, names, label_column)
+    identity = [[part.name, part.rows, splits[part.path]._fingerprint] for part in parts]
+    reader = SavedReader(str(root), tuple(parts), values)
+    return make_catalogue(reader, parts, values, indices, class_names, identity, others)
+
+
+def load_splits(root: Path) -> tuple[dict[str, Any], list[str]]:
+    """Splits train and test of a saved dataset, a single one as train; and what other splits there are."""
+    library = import_datasets()
+    try:
+        loaded = library.load_from_disk(str(root))
+    except Exception as error:  # whatever a damaged folder can bring: the user needs the one line
+        raise DataError(
+            f"source: {str(root)!r} is no readable dataset ({describe_problem(error)}); save it again with save_to_disk"
+        ) from error
+    splits = dict(loaded) if isinstance(loaded, library.DatasetDict) else {"train": loaded}
+    if "train" not in splits:
+        raise DataError(f"source: {str(root)!r} has splits {', '.join(map(str, splits))}; one must be 'train'")
+    kept = {part: splits[part] for part in PARTS if part in splits}
+    return kept, [f"split {name}" for name in splits if name not in kept]
+
+
+def download_dataset(name: str, folder: Path) -> None:
+    """Fetch a dataset from the Hub, NAME or NAME@CONFIGURATION, and save it where all nodes see it; once.
+
+    Raises DataError where it cannot be fetched.
+    """
+    if is_saved_dataset(folder):
+        return
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    dataset, _, configuration = name.partition("@")
+    try:
+        import_datasets().load_dataset(dataset, configuration or None).save_to_disk(str(aside))
+    except DataError:
+        raise
+    except Exception as error:  # whatever network, name or file can bring: the user needs the one line
+        raise DataError(
+            f"source: hf:{name} could not be fetched ({describe_problem(error)}); check the name and the network"
+        ) from error
+    aside.rename(folder)
+
+
+def import_datasets() -> Any:
+    """The datasets library, silent. Raises DataError where it is missing."""
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(
+            "source: a Hugging Face dataset needs the library datasets; pip install 'raydistill[datasets]'"
+        ) from None
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def _first_value(split: Any, column: str) -> Any:
+    """The first vector that is not null."""
+    rows = split.select_columns([column]).with_format("arrow")
+    if not holds_vectors(rows[:0].schema.field(column).type):
+        return None
+    blocks = (rows[at : at + BATCH_ROWS].column(0) for at in range(0, len(rows), BATCH_ROWS))
+    return next((value.as_py() for block in blocks for value in block if value.is_valid), None)

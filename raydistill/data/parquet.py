@@ -1,0 +1,180 @@
+"""Parquet files as a source of `raydistill ingest`.
+
+Comes in: a file, or a folder of files. Goes out: a `Catalogue`, in the order of the files' names and of their rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raydistill.data.catalogue import PARTS, Catalogue, Rows
+from raydistill.data.columns import (
+    Part,
+    TableRows,
+    Values,
+    choose_columns,
+    describe_values,
+    holds_vectors,
+    index_columns,
+    make_catalogue,
+)
+from raydistill.data.images import ImageForm
+from raydistill.errors import DataError
+
+BATCH_ROWS = 64  # read at once: of large photographs, some 30 MB
+STREAM_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ParquetReader:
+    """Opens Parquet files."""
+
+    parts: tuple[Part, ...]
+    values: Values
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Rows]:
+        """Open for reading."""
+        yield TableRows(_ParquetColumn(self.parts, self.values.column).take, self.values, self.parts)
+
+
+class _ParquetColumn:
+    """A column over all files, read in a stream: rows that follow those before cost no second reading."""
+
+    def __init__(self, parts: Sequence[Part], column: str) -> None:
+        self._parts, self._column = parts, column
+        self._next, self._rest = -1, pa.array([])
+        self._stream: Iterator[pa.Array] = iter(())
+
+    def take(self, start: int, stop: int) -> Iterator[pa.Array]:
+        if start != self._next:
+            self._rest, self._stream = pa.array([]), self._read_from(start)
+        missing, self._next = stop - start, stop
+        while missing:
+            if len(self._rest) == 0:
+                self._rest = next(self._stream)
+            taken = self._rest.slice(0, missing)
+            self._rest = self._rest.slice(len(taken))
+            missing -= len(taken)
+            yield taken
+
+    def _read_from(self, start: int) -> Iterator[pa.Array]:
+        """Arrays from row `start` on; row groups before it are not read."""
+        for part in self._parts:
+            if part.first + part.rows > start:
+                with _told(part), pq.ParquetFile(part.path, buffer_size=STREAM_BYTES) as file:
+                    yield from self._read_file(file, part.first, start)
+
+    def _read_file(self, file: pq.ParquetFile, at: int, start: int) -> Iterator[pa.Array]:
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if at + rows <= start:
+                at += rows
+                continue
+            for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=[self._column], use_threads=False):
+                if at + len(batch) > start:
+                    yield batch.column(0).slice(max(0, start - at))
+                at += len(batch)
+
+
+def list_parquet(root: Path, form: ImageForm, x_column: str | None, label_column: str | None) -> Catalogue:
+    """Rows of one file, or of a folder's files in the order of their names; files of a test part by their names.
+
+    Raises DataError for unreadable files, columns that cannot be told or used, and labels that do not fit.
+    """
+    by_part = _find_files(root)
+    by_path = [path for paths in by_part.values() for path in paths]
+    parts: list[Part] = []
+    labels: dict[str, pa.ChunkedArray] = {}
+    schema: pa.Schema = None
+    for part, paths in by_part.items():
+        columns = []
+        for path in paths:
+            name = path.relative_to(root).as_posix() if path != root else path.name
+            entry = Part(str(path), name, parts[-1].first + parts[-1].rows if parts else 0, 0)
+            with _told(entry), pq.ParquetFile(path) as file:
+                if schema is None:
+                    schema = file.schema_arrow
+                    x_column, label_column = choose_columns(schema, x_column, label_column)
+                    values = describe_values(schema, x_column, form, _first_value(file, x_column))
+                _check_alike(entry, file.schema_arrow, schema, (str(x_column), str(label_column)))
+                columns.append(file.read([label_column]).column(0))
+                parts.append(Part(entry.path, name, entry.first, file.metadata.num_rows))
+        labels[part] = pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
+    identity = [[part.name, part.rows, *_stamp(Path(part.path))] for part in parts]
+    indices, names = index_columns(labels, _read_class_names(schema, str(label_column)), str(label_column))
+    reader, beside = ParquetReader(tuple(parts), values), _list_beside(root, by_path)
+    return make_catalogue(reader, parts, values, indices, names, identity, beside)
+
+
+def _first_value(file: pq.ParquetFile, column: str) -> Any:
+    if not holds_vectors(file.schema_arrow.field(column).type):
+        return None
+    batches = file.iter_batches(BATCH_ROWS, columns=[column])
+    return next((value.as_py() for batch in batches for value in batch.column(0) if value.is_valid), None)
+
+
+def _check_alike(part: Part, schema: pa.Schema, first: pa.Schema, columns: tuple[str, str]) -> None:
+    for name in columns:
+        index = schema.get_field_index(name)
+        if index < 0 or schema.field(index).type != first.field(name).type:
+            has = "no such column" if index < 0 else f"type {schema.field(index).type}"
+            raise DataError(
+                f"source: column {name!r} of {part.name!r} differs from the first file's ({has}, not"
+                f" {first.field(name).type}); give all files the same columns"
+            )
+
+
+def _read_class_names(schema: pa.Schema, column: str) -> list[str] | None:
+    """Names that the datasets library has left in the schema."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return [str(name) for name in features[column]["names"]]
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _find_files(root: Path) -> dict[str, list[Path]]:
+    """Parquet files by part: those in train/ and test/, or whose names begin so; where none do, all are of training."""
+    if root.is_file():
+        return {"train": [root]}
+    paths = sorted(path for folder in (root, *(root / part for part in PARTS)) for path in folder.glob("*.parquet"))
+    for path in paths:
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise DataError(f"source: {str(path)!r} is a link that leaves the source; copy what it links to")
+    inside = [path.relative_to(root).as_posix() for path in paths]
+    found = {part: [path for path, name in zip(paths, inside, strict=True) if name.startswith(part)] for part in PARTS}
+    if not any(found.values()):
+        found["train"] = paths
+    if not found["train"]:
+        raise DataError(f"source: {str(root)!r} has no Parquet files of a training part; give some")
+    return {part: paths for part, paths in found.items() if paths}
+
+
+def _list_beside(root: Path, taken: Iterable[Path]) -> list[str]:
+    """What lies in the folder beside."""
+    used = {path.relative_to(root).parts[0] for path in taken if path != root}
+    return sorted(path.name for path in root.glob("[!.]*") if path.name not in used)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@contextlib.contextmanager
+def _told(part: Part) -> Iterator[None]:
+    """A damaged file as one line."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"source: {part.name!r} cannot be read ({reason}); mend or remove the file") from error
