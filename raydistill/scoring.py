@@ -65,7 +65,7 @@ def judge_blocks(
     judge: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     batch_size: int = PREDICT_BATCH,
 ) -> tuple[Tensor, Tensor]:
-    """Loss and whether it is right of this worker's share of the rows, (N,) each; one block's logits are kept at a time.
+    """Loss and whether it is right of this worker's share of the rows, (n,) each; logits are kept a block at a time.
 
     judge: (logits (n, K), labels (n,)) -> the same for a block.
     """
