@@ -93,29 +93,29 @@ def test_no_jobs(executor: RayExecutor) -> None:
     assert executor.run_jobs([], print) == []
 
 
-def test_train_reduces_over_two_workers(executor: RayExecutor, tmp_path: Path) -> None:
+def test_jobs_of_two_workers_each(executor: RayExecutor, tmp_path: Path) -> None:
+    """One group of two fits, and does all of them."""
     events: list[JobEvent] = []
-    outcome = executor.train(make_job(tmp_path, "add_ranks", "all"), 2, events.append)
-    assert outcome.result == {"sum": 3.0, "world": 2}
-    assert events[-1].state == "done"
+    jobs = [make_job(tmp_path, "add_ranks", f"job {index}", index) for index in range(3)]
+    outcomes = executor.run_jobs(jobs, events.append, workers=2)
+    assert [outcome.job for outcome in outcomes] == ["job 0", "job 1", "job 2"]
+    assert [outcome.result for outcome in outcomes] == [{"sum": 3.0, "world": 2}] * 3
+    assert len({outcome.worker for outcome in outcomes}) == 1  # one run of Ray Train for all three
     assert events[-1].progress == {"epoch": 1, "epochs": 1, "fraction": 1.0}
+    assert not list((tmp_path / "scratch").iterdir())
 
 
-def test_specialists_of_two_workers_each(executor: RayExecutor, tmp_path: Path) -> None:
-    """One group of two fits; it goes through the queue, and starts anew after a failure."""
+@pytest.mark.slow
+def test_a_group_goes_on_after_a_job_that_fails(executor: RayExecutor, tmp_path: Path) -> None:
+    """All ranks start anew after each failure; the other jobs are done in between."""
     jobs = [
         make_job(tmp_path, "fail_on_last_rank", "failing", 3),
         *(make_job(tmp_path, "add_ranks", f"job {index}", index) for index in range(3)),
     ]
     events: list[JobEvent] = []
-    with pytest.raises(JobFailed, match="'failing' failed after 3 attempts: ValueError: rank at fault") as caught:
+    with pytest.raises(JobFailed, match="'failing' failed after 3 attempts: ValueError: rank at fault"):
         executor.run_jobs(jobs, events.append, workers=2)
-    assert caught.value.others == ()
     assert last_states(events) == {"failing": "failed"} | {f"job {index}": "done" for index in range(3)}
-    outcomes = executor.run_jobs(jobs[1:], events.append, workers=2)
-    assert [outcome.job for outcome in outcomes] == ["job 0", "job 1", "job 2"]
-    assert [outcome.result for outcome in outcomes] == [{"sum": 3.0, "world": 2}] * 3
-    assert len({outcome.worker for outcome in outcomes}) == 1  # one run of Ray Train for all three
 
 
 def test_train_needs_room(executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
