@@ -99,9 +99,12 @@ class RemoteQueue:
 
 
 def start_queue(name: str, jobs: Sequence[Job], lease_seconds: float) -> RemoteQueue:
-    """Start the actor. Its name shows in Ray's dashboard.
+    """Start the actor, on the driver's own node: others come and go. Its name shows in Ray's dashboard.
 
-    It may die as often as nodes do: whoever calls it waits until it is there again.
+    It may die as often as it likes: whoever calls it waits until it is there again.
     """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(JobQueue)
-    return RemoteQueue(actor.options(name=name).remote(list(jobs), lease_seconds))
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return RemoteQueue(actor.options(name=name, scheduling_strategy=here).remote(list(jobs), lease_seconds))

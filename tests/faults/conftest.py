@@ -1,4 +1,4 @@
-"""A cluster for each module of tests; it starts when a test first asks for it."""
+"""One cluster for all tests of faults; it starts when a test first asks for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.raylets import Raylets
 NODES = 2
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared() -> Iterator[Raylets]:
     tests = Path(__file__).parent.parent
     cluster = Raylets(NODES, [tests, tests.parent])

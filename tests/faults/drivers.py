@@ -7,6 +7,7 @@ run    runs the pipeline on digits, as the command line does
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from dataclasses import asdict
@@ -27,6 +28,7 @@ from raydistill.on_ray.executor import RayExecutor
 from raydistill.on_ray.session import prepare_environment
 
 # Networks of some seconds, so that a kill finds them in training. No trial is stopped early: time decides which are.
+EPOCHS = 120  # of a specialist
 SLOW = {
     "search": {"grace_epochs": 2},
     "student": {"epochs": 20, "batch_size": 16},
@@ -34,7 +36,7 @@ SLOW = {
 }
 
 
-def slow_config(run_dir: Path | str, backend: str = "none", epochs: int = 120) -> Config:
+def slow_config(run_dir: Path | str, backend: str = "none", epochs: int = EPOCHS) -> Config:
     """A run on digits whose every training takes some seconds. epochs: of a specialist."""
     specialists = {"groups": 5, "epochs": epochs, "patience": None, "batch_size": 16}
     return quick_config(run_dir, cluster={"backend": backend}, specialists=specialists, **SLOW)
@@ -56,7 +58,7 @@ def run_pool(settings: dict[str, Any]) -> int:
 
 
 def run_pipeline(settings: dict[str, Any]) -> int:
-    """Run up to a stage; settings: run_dir, until; through: the address of the node to join by, if not the head."""
+    """Run up to a stage; settings: run_dir, until, epochs; through: a node to join by, if not the head."""
     torch.set_num_threads(1)  # of the driver; Ray's workers have one by themselves
     if settings.get("through"):
         prepare_environment(verbose=False)
@@ -64,9 +66,10 @@ def run_pipeline(settings: dict[str, Any]) -> int:
             address=os.environ["RAY_ADDRESS"],
             _node_ip_address=settings["through"],
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
         )
-    launch(slow_config(settings["run_dir"], "ray"), until=settings["until"])
+    config = slow_config(settings["run_dir"], "ray", settings.get("epochs", EPOCHS))
+    launch(config, until=settings["until"])
     return 0
 
 

@@ -60,11 +60,14 @@ def times_of(run: RunFolder) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in run.path.glob("*_s*/*/training.json")}
 
 
-def test_specialists_whose_worker_node_and_queue_are_killed(
-    raylets: Raylets, prepare: Callable[[str], RunFolder], undisturbed: RunFolder
-) -> None:
-    run = prepare("specialists")
-    driver = Driver(raylets, "run", {"run_dir": str(run.path), "until": "specialists"})
+def test_specialists_whose_worker_node_and_queue_are_killed(raylets: Raylets, tmp_path: Path) -> None:
+    """Short ones, because this test is one of the quick half."""
+    epochs = 60
+    run_quick(slow_config(tmp_path / "run", epochs=epochs), until="groups")
+    shutil.copytree(tmp_path / "run", tmp_path / "undisturbed")
+    undisturbed = run_quick(slow_config(tmp_path / "undisturbed", epochs=epochs), until="specialists")
+    run = RunFolder(tmp_path / "run")
+    driver = Driver(raylets, "run", {"run_dir": str(run.path), "until": "specialists", "epochs": epochs})
     folder = run.stage_folder("specialists")
     driver.wait_for(lambda: any(folder.glob("*/checkpoint.safetensors")))
     find_workers(raylets)[0].kill()

@@ -160,6 +160,7 @@ def test_a_full_disk_is_no_jobs_failure() -> None:
     assert str(error) == "storage: 'x'; make room"
 
 
+@pytest.mark.slow
 def test_storage_that_refuses_for_ten_seconds(finished: RunFolder, run: RunFolder) -> None:
     done = run_program(REFUSED, str(run.path), "specialists", "10")
     assert (done.returncode, done.stderr) == (0, "")
@@ -263,9 +264,21 @@ run_quick(quick_config(sys.argv[1]))
 """
 
 
+@pytest.fixture(scope="module")
+def killed(before: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was killed in its second specialist."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    shutil.copytree(before, folder)
+    assert run_program(KILLED, str(folder)).returncode == -signal.SIGKILL
+    return folder
+
+
 @pytest.mark.parametrize("damage", [flip_bit, truncate])
-def test_a_damaged_checkpoint_is_not_gone_on_from(finished: RunFolder, run: RunFolder, damage: Any) -> None:
-    assert run_program(KILLED, str(run.path)).returncode == -signal.SIGKILL
+def test_a_damaged_checkpoint_is_not_gone_on_from(
+    finished: RunFolder, killed: Path, tmp_path: Path, damage: Any
+) -> None:
+    shutil.copytree(killed, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     damage(run.specialist_folder(1) / "checkpoint.safetensors")
     began = time.time_ns()
     run_quick(quick_config(run.path))
