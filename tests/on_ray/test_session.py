@@ -94,3 +94,21 @@ def test_the_environment_stays_as_the_user_set_it(monkeypatch: pytest.MonkeyPatc
     assert os.environ["RAY_AIR_NEW_OUTPUT"] == "0"
     inner.close()
     assert dict(os.environ) == before
+
+
+def test_a_private_ray_has_no_dashboard_and_asks_for_a_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its token is one that only its own processes know."""
+    asked: dict[str, Any] = {}
+    for name in ("RAY_ADDRESS", *session.TOKEN_SOURCES):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(session, "exit_on_sigterm", lambda: None)
+    monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(session.ray, "init", lambda **given: asked.update(given, token=os.environ["RAY_AUTH_TOKEN"]))
+    monkeypatch.setattr(session.ray, "shutdown", lambda: None)
+    start_ray().close()
+    assert asked["address"] == "local"
+    assert asked["include_dashboard"] is False
+    assert len(asked["token"]) == 64
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    assert list(tmp_path.iterdir()) == []
