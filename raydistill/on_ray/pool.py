@@ -25,13 +25,12 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raydistill.execution import Job, JobEvent, JobFailed, JobOutcome
 from raydistill.leases import Failure
-from raydistill.on_ray.pool_trainer import IndependentConfig, PoolTrainer
+from raydistill.on_ray.pool_trainer import RESIZE_SECONDS, IndependentConfig, PoolTrainer
 from raydistill.on_ray.queue import MAX_ATTEMPTS, start_queue
 from raydistill.on_ray.worker import work
 
 POLL_SECONDS = 0.5
 END_SECONDS = 15.0  # workers that are just starting take 10 s to find that the queue is closed
-RESIZE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+RESIZE_SECONDS = 300.0
+
 
 class IndependentWorkers(Backend):
     """No process group, each worker sees its own GPUs alone; Ray Train replaces a dead worker without the others."""
