@@ -6,8 +6,8 @@ and specialists. Goes out: the moments of all ends, calls, and the processor tim
 
 What a lost node does is one of three. restart, as Ray Train 2.60 does with an elastic worker group (controller.py,
 elastic.py): it ends all workers, who begin again on the nodes left; nodes that came back are noticed RESIZE_SECONDS
-after a start, and then all begin again as well. wait: it takes only its own workers with it, and brings them back with
-it; the queue hears of it then. tell: the same, and the queue hears of it at once.
+after a start, and if jobs wait for a worker, all begin again as well. wait: it takes only its own workers with it, and
+brings them back with it; the queue hears of it then. tell: the same, and the queue hears of it at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from benchmarks.virtual import Process, World
 from raydistill.display import Lines
 from raydistill.execution import Beat, Job
 from raydistill.on_ray.executor import LEASE_SECONDS
-from raydistill.on_ray.pool import RESIZE_SECONDS, emit_events
+from raydistill.on_ray.pool import emit_events
+from raydistill.on_ray.pool_trainer import RESIZE_SECONDS
 from raydistill.on_ray.queue import JobQueue
 from raydistill.on_ray.worker import BEAT_SECONDS, take_jobs
 
@@ -164,7 +165,7 @@ class Pool:
         self, world: World, cluster: Cluster, jobs: int, queue: CountedQueue, course: Course, seed: int
     ) -> None:
         self._world, self._cluster, self._queue, self._course = world, cluster, queue, course
-        self._most, self._rng = min(jobs, cluster.slots), random.Random(seed)
+        self._jobs, self._most, self._rng = jobs, min(jobs, cluster.slots), random.Random(seed)
         self._nodes = dict.fromkeys(range(-(-cluster.slots // SLOTS_A_NODE)), True)
         self._workers: dict[int, Process] = {}  # by slot
         self._names, self._considered, self.ended = 0, 0.0, Ended(world)
@@ -251,7 +252,8 @@ class Pool:
             return
         if self._world.now >= self._considered + RESIZE_SECONDS:
             self._considered = self._world.now
-            if min(len(self._slots_up()), self._most) != len(self._workers):
+            waiting = self._jobs - len(self._course.ends) - len(self._workers)
+            if waiting > 0 and min(len(self._slots_up()), self._most) > len(self._workers):
                 self._start_group(after=START_SECONDS)
         self._world.call_at(self._considered + RESIZE_SECONDS, self._consider_growth)
 

@@ -95,7 +95,7 @@ class RemoteQueue:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self.actor, name)
-        return lambda *arguments: ray.get(method.remote(*arguments))
+        return lambda *arguments, **named: ray.get(method.remote(*arguments, **named))
 
 
 def start_queue(name: str, jobs: Sequence[Job], lease_seconds: float) -> RemoteQueue:

@@ -8,11 +8,10 @@ from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordina
 from ray.train.v2.api.config import ScalingConfig
 
 from raydistill.on_ray.claims import CLAIM_SECONDS
-from raydistill.on_ray.pool_trainer import SharedElastic, SharedFixed
+from raydistill.on_ray.pool_trainer import FollowedCluster
 
 
-@pytest.mark.parametrize(("policy", "workers"), [(SharedElastic, (1, 4)), (SharedFixed, 4)])
-def test_every_claim_is_short(monkeypatch: pytest.MonkeyPatch, policy: Any, workers: Any) -> None:
+def test_every_claim_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Ray's coordinator is asked, the first time and again; Ray's own claims last 180 s."""
     claims: list[dict[str, Any]] = []
     coordinator = SimpleNamespace(request_resources=SimpleNamespace(remote=lambda **asked: claims.append(asked)))
@@ -21,7 +20,7 @@ def test_every_claim_is_short(monkeypatch: pytest.MonkeyPatch, policy: Any, work
     monkeypatch.setattr(autoscaling_coordinator_client, "AUTOSCALING_REQUESTS_INTERVAL_S", 0)
     monkeypatch.setattr(autoscaling_coordinator_client, "get_or_create_autoscaling_coordinator", lambda: coordinator)
     monkeypatch.setattr(autoscaling_coordinator_client.ray, "get", lambda reference, timeout: reference)
-    size = policy(ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1}))
+    size = FollowedCluster(ScalingConfig(num_workers=(1, 4), resources_per_worker={"CPU": 1}), queue=None)
     size.after_controller_start(SimpleNamespace(run_id="run"))
     size._maybe_send_resource_request()
     assert [claim["expire_after_s"] for claim in claims] == [CLAIM_SECONDS] * 2
