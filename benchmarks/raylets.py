@@ -33,7 +33,7 @@ END_SECONDS = 30.0
 
 
 class Raylets:
-    """A head that runs no jobs, and nodes of a CPU and a GPU each, with network addresses and a home of their own.
+    """A head that runs no jobs, and nodes of a CPU and a GPU each, with network addresses and caches of their own.
 
     paths: folders that their Python finds modules in. nodes: ids, the oldest first; addresses: by id.
     """
@@ -111,7 +111,8 @@ class Raylets:
 
     def _add(self, node: dict[str, Any]) -> dict[str, Any]:
         address = f"127.0.0.{2 + len(self.addresses)}"  # not 127.0.0.1, which Ray takes for the machine's own
-        answer = self._ask({"add": {**node, "node_ip_address": address}})
+        cache = {"RAYDISTILL_CACHE": str(self.temporary / f"cache-{address}")}
+        answer = self._ask({"add": {**node, "node_ip_address": address, "env_vars": cache}})
         self.addresses[answer["node"]] = address
         return answer
 
