@@ -1,0 +1,96 @@
+"""How many workers the pool has on a cluster whose nodes come and go: the policy alone, by tables."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.train.v2._internal.execution.scaling_policy.scaling_policy import NoopDecision, ResizeDecision
+from ray.train.v2.api.config import ScalingConfig
+
+from raydistill.on_ray import pool_trainer
+from raydistill.on_ray.pool_trainer import FollowedCluster
+
+TWO_GPUS = {"CPU": 8.0, "GPU": 2.0}
+
+
+def make_policy(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    nodes: dict[str, dict[str, float]],
+    reserved: dict[str, dict[str, float]],
+    needs: dict[str, float],
+    waiting: int | Exception = 10,
+) -> FollowedCluster:
+    alive = [{"NodeID": name, "Alive": True, "Resources": room} for name, room in nodes.items()]
+    monkeypatch.setattr(pool_trainer.ray, "nodes", lambda: alive)
+
+    def answer(reference: Any, timeout: float) -> Any:
+        if isinstance(waiting, Exception):
+            raise waiting
+        return waiting
+
+    monkeypatch.setattr(pool_trainer.ray, "get", answer)
+    scaling = ScalingConfig(
+        num_workers=(1, 6),
+        use_gpu="GPU" in needs,
+        resources_per_worker=needs,
+        elastic_resize_monitor_interval_s=0,
+    )
+    queue = SimpleNamespace(count_waiting=SimpleNamespace(remote=lambda: None))
+    policy = FollowedCluster(scaling, queue)
+    monkeypatch.setattr(policy, "_maybe_send_resource_request", lambda: None)
+    monkeypatch.setattr(policy, "_get_reserved_resources", lambda: reserved)
+    return policy
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reserved", "needs", "workers"),
+    [
+        ({"a": TWO_GPUS}, {"a": {"CPU": 2, "GPU": 2}}, {"CPU": 1, "GPU": 1}, 2),
+        (
+            {"a": TWO_GPUS, "b": TWO_GPUS},
+            {"a": {"CPU": 2, "GPU": 2}, "b": {"CPU": 1, "GPU": 1}},
+            {"CPU": 1, "GPU": 1},
+            3,
+        ),
+        ({"a": TWO_GPUS}, {"a": {"CPU": 2, "GPU": 2}, "gone": {"CPU": 2, "GPU": 2}}, {"CPU": 1, "GPU": 1}, 2),
+        ({"a": TWO_GPUS}, {"a": {"CPU": 3, "GPU": 1.8}}, {"CPU": 1, "GPU": 0.6}, 2),  # a part of one GPU each
+        ({"a": {"CPU": 1.0}}, {"a": {"CPU": 0.6}}, {"CPU": 0.1}, 6),  # 0.6 // 0.1 is 5
+        ({"a": {"CPU": 64.0}}, {"a": {"CPU": 64}}, {"CPU": 1}, 6),  # no more than jobs
+    ],
+)
+def test_workers_that_start(
+    monkeypatch: pytest.MonkeyPatch, nodes: Any, reserved: Any, needs: dict[str, float], workers: int
+) -> None:
+    policy = make_policy(monkeypatch, nodes=nodes, reserved=reserved, needs=needs)
+    decision = policy.make_decision_for_non_running_worker_group()
+    assert isinstance(decision, ResizeDecision)
+    assert decision.num_workers == workers
+
+
+def test_nothing_starts_without_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make_policy(monkeypatch, nodes={}, reserved={"gone": {"CPU": 4}}, needs={"CPU": 1})
+    assert isinstance(policy.make_decision_for_non_running_worker_group(), NoopDecision)
+
+
+@pytest.mark.parametrize(
+    ("running", "waiting", "workers"),
+    [
+        (2, 10, 4),
+        (2, 1, 3),  # one job waits: one worker more
+        (2, 0, None),  # nobody is disturbed for nothing
+        (4, 10, None),
+        (5, 10, None),  # a lost node shows as dead workers; nobody else is stopped
+        (2, TimeoutError(), None),  # the queue is busy, or being started anew
+    ],
+)
+def test_workers_that_run_are_joined_by_others_where_jobs_wait(
+    monkeypatch: pytest.MonkeyPatch, running: int, waiting: int | Exception, workers: int | None
+) -> None:
+    nodes = {"a": {"CPU": 2.0}, "b": {"CPU": 2.0}}
+    policy = make_policy(monkeypatch, nodes=nodes, reserved=nodes, needs={"CPU": 1}, waiting=waiting)
+    state: Any = SimpleNamespace(num_workers=running, start_time=0.0)
+    decision = policy.make_decision_for_running_worker_group(state, SimpleNamespace())
+    assert (decision.num_workers if isinstance(decision, ResizeDecision) else None) == workers
