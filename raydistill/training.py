@@ -156,7 +156,7 @@ def _train_epoch(
     model.train()
     torch.manual_seed(mix_seed(batches.seed, epoch, 1000 + worker_rank()[0]))  # dropout
     steps = batches.count_steps()
-    parameters, losses, next_beat = list(model.parameters()), [], time.monotonic() + BEAT_SECONDS
+    parameters, losses, next_beat = list(model.parameters()), torch.empty(0), time.monotonic() + BEAT_SECONDS
     for step, batch in enumerate(batches.iterate(epoch)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(epoch * steps + step, epochs * steps, settings.learning_rate)
@@ -166,11 +166,13 @@ def _train_epoch(
             parameter.grad = None
         logits.backward(gradient)
         optimizer.step()
-        losses.append(values)
+        if step == 0:  # one tensor: small ones that are kept between large ones that are not scatter the heap
+            losses = values.new_empty((steps, len(values)))
+        losses[step] = values
         if time.monotonic() >= next_beat:
             next_beat = time.monotonic() + BEAT_SECONDS
             beat({"epoch": epoch, "epochs": epochs, "fraction": (epoch + step / steps) / epochs})
-    mean = float(torch.cat(losses).mean())
+    mean = float(losses.flatten().mean())
     _check_finite("loss", mean, epoch)
     return mean
 

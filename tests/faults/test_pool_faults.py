@@ -76,6 +76,7 @@ def count_attempts(fanout: Fanout) -> list[int]:
     return [len(list_starts(fanout.folder(job))) for job in fanout.jobs]
 
 
+@pytest.mark.slow
 def test_everything_at_once(raylets: Raylets, tmp_path: Path) -> None:
     """One fan-out, because each takes many seconds to start: every fault that the tests below have one by one."""
     jobs = [

@@ -88,6 +88,7 @@ def epochs_of(told: dict[str, Any], role: str) -> dict[str, list[tuple[str, floa
     return {name: [(node, float(moment)) for node, moment in lines] for name, lines in notes.items()}
 
 
+@pytest.mark.slow
 def test_a_node_that_joins_is_used_and_one_that_leaves_stops_nothing(told: dict[str, Any]) -> None:
     nodes, epochs = told["nodes"], epochs_of(told, "specialist")
     assert {name: len(lines) for name, lines in epochs.items()} == {f"specialist {index}": 8 for index in range(8)}
@@ -100,6 +101,7 @@ def test_a_node_that_joins_is_used_and_one_that_leaves_stops_nothing(told: dict[
     assert {node for node, moment in every if moment > nodes["left"] + 1} == {nodes["new"]}
 
 
+@pytest.mark.slow
 def test_work_is_not_done_twice(told: dict[str, Any]) -> None:
     """Each epoch once: a change of nodes costs at most the epoch that a job was in."""
     moments = [moment for lines in epochs_of(told, "specialist").values() for _, moment in lines]
@@ -107,6 +109,7 @@ def test_work_is_not_done_twice(told: dict[str, Any]) -> None:
     assert max(told["attempts"]) <= 3
 
 
+@pytest.mark.slow
 def test_of_two_kinds_of_gpu_a_role_may_want_one(told: dict[str, Any]) -> None:
     epochs = epochs_of(told, "student")
     assert {node for lines in epochs.values() for node, _ in lines} == {told["nodes"]["new"]}

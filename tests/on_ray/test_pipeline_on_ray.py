@@ -83,6 +83,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return list_results(run)
 
 
+@pytest.mark.slow
 def test_killed_in_the_specialists(tmp_path: Path, expected: dict[str, Any]) -> None:
     """A finished specialist is not done again; the end is bit for bit the same as without kills, and without Ray."""
     run = RunFolder(tmp_path / "run")
