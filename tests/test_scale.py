@@ -55,7 +55,7 @@ def test_when_all_restart_those_left_take_the_jobs_of_the_lost() -> None:
 
 def test_nodes_that_come_back_are_noticed_and_all_restart() -> None:
     course = simulate(equal(16, epochs=100), Cluster(16, lost=((25, 1),)), seed=0)
-    # 8 go on at 35 s, from the second epoch; the node is back at 205 s, the third look after 35 s notices it, all restart,
+    # 8 go on at 35 s, from the second epoch; the third look after that, the node being back at 205 s, has all restart,
     # and 8 jobs still have 98 epochs before them
     assert course.makespan == pytest.approx(25 + START_SECONDS + 3 * 60 + START_SECONDS + 980)
     assert course.interruptions == 16 + 8
