@@ -168,6 +168,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     assert left == []
 
 
+@pytest.mark.slow
 def test_a_job_is_stopped_resumed_from_elsewhere_and_the_third_time_does_nothing(head: Head, tmp_path: Path) -> None:
     folder = head.home / "raydistill" / "runs" / "job"  # outside the job's copy of the working directory
     page = RunFolder(folder).stage_folder("report") / "report.html"

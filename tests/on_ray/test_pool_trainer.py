@@ -38,7 +38,7 @@ def make_policy(
         resources_per_worker=needs,
         elastic_resize_monitor_interval_s=0,
     )
-    queue = SimpleNamespace(count_waiting=SimpleNamespace(remote=lambda: None))
+    queue = SimpleNamespace(actor=SimpleNamespace(count_waiting=SimpleNamespace(remote=lambda: None)))
     policy = FollowedCluster(scaling, queue)
     monkeypatch.setattr(policy, "_maybe_send_resource_request", lambda: None)
     monkeypatch.setattr(policy, "_get_reserved_resources", lambda: reserved)
