@@ -78,7 +78,7 @@ def end() -> None:
 
 
 def test_a_worker_ends_after_its_next_checkpoint() -> None:
-    queue, notice, dog = FakeQueue(), Notice(60, end), Watchdog(60)
+    queue, notice, dog = FakeQueue(), Notice(3600, end), Watchdog(60)
     report = Reporter(queue, "a", "job", dog, notice=notice)
     report({"epoch": 3, "fraction": 0.3})
     notice.give()
@@ -102,7 +102,7 @@ def test_a_worker_without_a_checkpoint_ends_in_time() -> None:
 
 def test_without_notice_a_worker_goes_on() -> None:
     queue, dog = FakeQueue(), Watchdog(60)
-    report = Reporter(queue, "a", "job", dog, notice=Notice(60, end))
+    report = Reporter(queue, "a", "job", dog, notice=Notice(3600, end))
     for epoch in range(1, 4):
         report({"epoch": epoch})
     dog.stop()
