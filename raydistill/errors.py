@@ -38,3 +38,8 @@ class StorageError(RaydistillError):
 
 class DiskFullError(StorageError):
     """There is no room left, or a quota is used up."""
+
+
+def describe_in_line(error: BaseException) -> str:
+    """The message of any error in one line, or its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -18,7 +18,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Array = NDArray[Any]
+Value = TypeVar("Value")
 Sparse = Any
 """A scipy.sparse.csr_array: scipy brings no types."""
 WRITE_BYTES = 1 << 20  # gathered before they are handed to the system
@@ -124,22 +125,40 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises StorageError where it refuses for longer than WAIT_SECONDS, DiskFullError at once.
     """
+
+    def attempt() -> None:
+        with write_aside(path) as aside:
+            write(aside)
+
+    try:
+        try_again(attempt, WAIT_SECONDS, _passes)
+    except OSError as error:
+        if not _passes(error):
+            raise
+        raise StorageError(
+            f"storage: {str(path.parent)!r} refuses to be written for {WAIT_SECONDS:.0f} s ({error.strerror});"
+            " when it can be written again, the same command goes on from here"
+        ) from error
+
+
+def try_again(action: Callable[[], Value], seconds: float, passes: Callable[[Exception], bool]) -> Value:
+    """What `action` gives; while it raises an error that passes, again, after pauses that grow, for so many seconds.
+
+    Raises what it raised last.
+    """
     began, pause = time.monotonic(), FIRST_PAUSE
     while True:
         try:
-            with write_aside(path) as aside:
-                write(aside)
-            return
-        except OSError as error:
-            if error.errno not in PASSING:
+            return action()
+        except Exception as error:
+            if not passes(error) or time.monotonic() - began + pause > seconds:
                 raise
-            if time.monotonic() - began + pause > WAIT_SECONDS:
-                raise StorageError(
-                    f"storage: {str(path.parent)!r} refuses to be written for {WAIT_SECONDS:.0f} s ({error.strerror});"
-                    " when it can be written again, the same command goes on from here"
-                ) from error
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _passes(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in PASSING
 
 
 def describe_full(path: Path, error: OSError) -> str:

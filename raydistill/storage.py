@@ -13,23 +13,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import fsspec
 from filelock import FileLock
 
 from raydistill.boundary import stays_inside
 from raydistill.credentials import check_credentials, hide_credentials
-from raydistill.errors import ConfigError, RunFolderError, StorageError
-from raydistill.files import hash_file, list_files
+from raydistill.errors import ConfigError, RunFolderError, StorageError, describe_in_line
+from raydistill.files import Value, hash_file, list_files, try_again
 
 RETRY_SECONDS = 60.0
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, NotImplementedError)  # no second try helps
-Value = TypeVar("Value")
 
 
 def check_uri(uri: str) -> None:
@@ -180,20 +178,15 @@ class Mirror:
 
     def _persist(self, what: str, action: Callable[[], Value]) -> Value:
         """Try until the store does it, or a minute has passed. Raises StorageError, or what no second try mends."""
-        deadline, delay = time.monotonic() + RETRY_SECONDS, 0.2
-        while True:
-            try:
-                return action()
-            except _FINAL:
-                raise
-            except Exception as error:  # every store has errors of its own
-                if time.monotonic() + delay > deadline:
-                    raise StorageError(
-                        f"run_dir: {self.uri!r} did not {what} for {RETRY_SECONDS:g} s ({describe(error)});"
-                        " the same command goes on when it answers again"
-                    ) from error
-            time.sleep(delay)
-            delay = min(2 * delay, 5.0)
+        try:
+            return try_again(action, RETRY_SECONDS, lambda error: not isinstance(error, _FINAL))
+        except _FINAL:
+            raise
+        except Exception as error:  # every store has errors of its own
+            raise StorageError(
+                f"run_dir: {self.uri!r} did not {what} for {RETRY_SECONDS:g} s ({describe(error)});"
+                " the same command goes on when it answers again"
+            ) from error
 
     def _name(self, path: Path) -> str:
         """A path of the copy as the name of its object, relative to the URI."""
@@ -212,7 +205,7 @@ def describe_state(info: Mapping[str, Any]) -> str:
 
 def describe(error: BaseException) -> str:
     """An error of a store in one line."""
-    return hide_credentials(" ".join(str(error).split())[:300]) or type(error).__name__
+    return hide_credentials(describe_in_line(error)[:300])
 
 
 def _state_path(path: Path) -> Path:

@@ -100,8 +100,6 @@ def _is_dead(lock: bytes) -> bool:
         return False
     try:
         os.kill(owner["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
+    except OSError as error:  # not permitted: somebody else's, and alive
+        return isinstance(error, ProcessLookupError)
     return False

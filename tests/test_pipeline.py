@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import quick_config, run_quick, whole_config
+from builders import Recorder, list_results, quick_config, run_quick, whole_config
 from sklearn.datasets import load_digits
 from torch import nn
 
 import raydistill
 from raydistill.data.arrays import open_examples, read_split, read_transfer_rows
-from raydistill.display import Silent
 from raydistill.errors import ConfigError, ModelError, RunFolderError
 from raydistill.files import read_json, read_tensors
 from raydistill.run_folder import STAGES, RunFolder
@@ -30,19 +29,6 @@ from raydistill.targets import SoftTargets
 def finished(tmp_path_factory):
     config = whole_config(tmp_path_factory.mktemp("pipeline") / "run")
     return run_quick(config)
-
-
-def list_results(run):
-    """Checksums of all results but the report, which tells times."""
-    return {name: record["files"] for name, record in run.read_manifest()["stages"].items() if name != "report"}
-
-
-class Recorder(Silent):
-    def __init__(self):
-        self.skipped = []
-
-    def end_stage(self, seconds, skipped):
-        self.skipped.append(skipped)
 
 
 def test_every_stage_is_entered_with_its_files(finished):

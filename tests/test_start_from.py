@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from builders import quick_config, run_quick
+from builders import list_results, quick_config, run_quick
 
 from raydistill.cli import main, read_settings
 from raydistill.display import Silent
@@ -47,10 +47,6 @@ def snapshot(run):
     """Bytes and times of everything in a run folder."""
     files = [path for path in run.path.rglob("*") if path.is_file()]
     return {path.relative_to(run.path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
-
-
-def list_results(run):
-    return {name: record["files"] for name, record in run.read_manifest()["stages"].items() if name != "report"}
 
 
 def count_links(run, stage):

@@ -13,14 +13,13 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from builders import quick_config, run_quick
+from builders import Recorder, list_results, quick_config, run_quick
 from object_store import BUCKET, run_object_store
 
 import raydistill
 from raydistill import storage, store_lock
 from raydistill.cli import main
 from raydistill.data.arrays import open_examples
-from raydistill.display import Silent
 from raydistill.errors import ConfigError, RunFolderError, StorageError
 from raydistill.run_folder import RunFolder
 from raydistill.storage import Mirror
@@ -49,20 +48,6 @@ def on_node(tmp_path, monkeypatch):
     return choose
 
 
-class Skipped(Silent):
-    """Notes which stages were skipped."""
-
-    def __init__(self):
-        self.skipped = []
-
-    def end_stage(self, seconds, skipped):
-        self.skipped.append(skipped)
-
-
-def list_results(run):
-    return {name: record["files"] for name, record in run.read_manifest()["stages"].items() if name != "report"}
-
-
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     """What a run in a folder gives."""
@@ -85,7 +70,7 @@ def test_a_run_in_a_store_is_the_run_in_a_folder_and_other_nodes_see_it(uri, on_
     images = open_examples(run).x[:50]
 
     on_node("node-b")
-    display = Skipped()
+    display = Recorder()
     again = run_quick(quick_config(uri), display)
     assert again.path != run.path
     assert display.skipped == [True] * 11
@@ -148,7 +133,7 @@ def test_a_damaged_copy_is_fetched_again(uri, on_node):
     copy = run.stage_folder("data") / "x.npy"
     good = copy.read_bytes()
     copy.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    display = Skipped()
+    display = Recorder()
     run_quick(quick_config(uri), display, until="splits")
     assert display.skipped == [True, True]
     assert copy.read_bytes() == good
@@ -156,11 +141,11 @@ def test_a_damaged_copy_is_fetched_again(uri, on_node):
 
 def test_a_run_starts_from_one_in_a_store(uri, on_node, expected):
     run_quick(quick_config(uri), until="groups")
-    display = Skipped()
+    display = Recorder()
     other = run_quick(quick_config(f"{uri}-other"), display, start_from=uri, until="groups")
     assert display.skipped == [True] * 5
     on_node("node-b")
-    display = Skipped()
+    display = Recorder()
     run_quick(quick_config(f"{uri}-other"), display, until="groups")
     assert display.skipped == [True] * 5
     assert list_results(other)["groups"] == expected["groups"]

@@ -27,7 +27,7 @@ from raydistill.data.columns import (
     make_catalogue,
 )
 from raydistill.data.images import ImageForm
-from raydistill.errors import DataError
+from raydistill.errors import DataError, describe_in_line
 
 BATCH_ROWS = 64  # read at once: of large photographs, some 30 MB
 STREAM_BYTES = 1 << 20
@@ -176,5 +176,6 @@ def _told(part: Part) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"source: {part.name!r} cannot be read ({reason}); mend or remove the file") from error
+        raise DataError(
+            f"source: {part.name!r} cannot be read ({describe_in_line(error)}); mend or remove the file"
+        ) from error

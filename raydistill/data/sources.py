@@ -20,7 +20,7 @@ import numpy as np
 from raydistill.config import Config
 from raydistill.data.ingested import check_arrays, identify_arrays, open_arrays
 from raydistill.data.labels import check_classes, check_labels, index_labels, list_names
-from raydistill.errors import DataError
+from raydistill.errors import DataError, describe_in_line
 from raydistill.files import Array, hash_file
 
 Map = Callable[..., list[Any]]
@@ -232,13 +232,9 @@ def _read_arrays(path: Path, keep_apart: str | None) -> dict[str, Array]:
     except READ_ERRORS as error:
         what = "it" if name is None else f"its array {name!r}"
         raise DataError(
-            f"data: {str(path)!r} is not a readable .npz file without pickles ({what}: {_in_one_line(error)});"
+            f"data: {str(path)!r} is not a readable .npz file without pickles ({what}: {describe_in_line(error)});"
             " write numbers or text with numpy.savez"
         ) from None
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _fetch_openml(name: str) -> Source:
@@ -251,7 +247,7 @@ def _fetch_openml(name: str) -> Source:
         )
     except Exception as error:  # whatever network, name or file can bring: the user needs the one line
         raise DataError(
-            f"data: openml:{name} could not be fetched ({_in_one_line(error)}); check the name and the network"
+            f"data: openml:{name} could not be fetched ({describe_in_line(error)}); check the name and the network"
         ) from None
     features, target = np.asarray(fetched.data), np.asarray(fetched.target)
     if features.dtype.kind not in "iuf":

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from builders import quick_config, run_quick
+from builders import list_results, quick_config, run_quick
 
 import raydistill
 from raydistill.data.arrays import open_examples
@@ -71,10 +71,6 @@ def let_fail(patch: pytest.MonkeyPatch, index: int, error: Exception) -> list[in
 
     patch.setattr(stage, "train_specialist", train_or_fail)
     return tried
-
-
-def list_results(run: RunFolder) -> dict[str, Any]:
-    return {name: record["files"] for name, record in run.read_manifest()["stages"].items() if name != "report"}
 
 
 def config_of(run: RunFolder, on_failure: str) -> Any:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pytest
-from builders import run_quick
+from builders import list_results, run_quick
 from object_store import BUCKET, run_object_store
 
 from benchmarks.raylets import Raylets
@@ -26,10 +25,6 @@ def raylets() -> Iterator[Raylets]:
         cluster = Raylets(2, [tests, tests.parent])
         yield cluster
         cluster.close()
-
-
-def list_results(run: RunFolder) -> dict[str, Any]:
-    return {name: record["files"] for name, record in run.read_manifest()["stages"].items() if name != "report"}
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders import quick_config, run_quick
+from builders import list_results, quick_config, run_quick
 
 from raydistill import files
 from raydistill.cli import main
@@ -73,10 +73,6 @@ FLAGS = [
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return run_quick(quick_config(tmp_path_factory.mktemp("undisturbed") / "run"))
-
-
-def list_results(run: RunFolder) -> dict[str, Any]:
-    return {name: record["files"] for name, record in run.read_manifest()["stages"].items() if name != "report"}
 
 
 def run_program(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import list_results
 from processes import MARK, list_marked
 
 from raydistill.run_folder import RunFolder
@@ -68,11 +69,6 @@ class Driver:
         while left := list_marked(self._mark):
             assert time.monotonic() < deadline, left
             time.sleep(0.2)
-
-
-def list_results(run: RunFolder) -> dict[str, Any]:
-    """Checksums of all results but the report, which tells times."""
-    return {name: record["files"] for name, record in run.read_manifest()["stages"].items() if name != "report"}
 
 
 @pytest.fixture(scope="module")
