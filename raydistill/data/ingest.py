@@ -30,7 +30,7 @@ from raydistill.data.images import ImageForm
 from raydistill.errors import DataError
 from raydistill.files import hash_json, read_json, write_json
 
-BLOCK_ROWS, BLOCK_BYTES = 512, 1 << 26  # of a block at most; measured: see benchmarks/INGEST.md
+BLOCK_ROWS, BLOCK_BYTES = 512, 1 << 26  # of a block at most
 DOWNLOADED = "hf:"
 
 
