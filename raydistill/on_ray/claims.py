@@ -11,6 +11,8 @@ from typing import Any
 
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client
+from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 CLAIM_SECONDS = 50  # two claims may be late or lost
 
@@ -22,3 +24,17 @@ class ShortClaims:
         """Claim for CLAIM_SECONDS at a time; there is no setting for it."""
         autoscaling_coordinator_client.AUTOSCALING_REQUESTS_EXPIRE_TIME_S = CLAIM_SECONDS
         return super().after_controller_start(train_run_context)  # type: ignore[misc]
+
+
+class BriefFixed(ShortClaims, FixedScalingPolicy):
+    """A fixed number of workers."""
+
+
+class BriefTorchTrainer(TorchTrainer):
+    """A TorchTrainer of a fixed number of workers whose claims are short."""
+
+    def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
+        asked = controller_init_kwargs["scaling_policy"]
+        return super()._initialize_and_run_controller(
+            **{**controller_init_kwargs, "scaling_policy": BriefFixed(asked.scaling_config)}
+        )

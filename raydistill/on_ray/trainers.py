@@ -18,10 +18,10 @@ from typing import Any
 import ray.train
 import torch.distributed as dist
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from raydistill.execution import Job, JobEvent, JobOutcome, describe_error, is_final, run_job
 from raydistill.leases import Claim
+from raydistill.on_ray.claims import BriefTorchTrainer
 from raydistill.on_ray.pool import PoolOptions, run_trainers
 from raydistill.on_ray.queue import MAX_ATTEMPTS
 from raydistill.on_ray.resources import count_slots, take_whole_gpus
@@ -77,9 +77,9 @@ def build_group(
     workers: int,
     resources: Mapping[str, float],
     options: PoolOptions,
-) -> TorchTrainer:
+) -> BriefTorchTrainer:
     """One group of workers. group: its number among `groups`, the most that there can be."""
-    return TorchTrainer(
+    return BriefTorchTrainer(
         train_share,
         train_loop_config={"queue": queue, "lease_seconds": options.lease_seconds, "group": group, "groups": groups},
         scaling_config=ScalingConfig(
