@@ -12,6 +12,7 @@ from raydistill.execution import Failure, Job, JobEvent, JobOutcome
 from raydistill.leases import Claim, WorkQueue
 
 MAX_ATTEMPTS = 3
+HEAR_SECONDS = 3.0  # in which every worker has beaten; it does so once a second
 RETRY_SECONDS = 2.0  # before the second attempt; 8 before the third. Writers of files wait longer by themselves
 
 
@@ -28,12 +29,15 @@ class Clock(Protocol):
 class JobQueue:
     """What workers and the driver call, one call at a time.
 
-    If its process dies, Ray starts it anew with all jobs waiting: workers keep what they hold by their next beat, and
-    finished jobs end at once by their own marks.
+    If its process dies, Ray starts it anew with all jobs waiting: workers keep what they hold by their next beat, which
+    it hears before it gives any job away, and finished jobs end at once by their own marks.
     """
 
-    def __init__(self, jobs: Sequence[Job], lease_seconds: float, clock: Clock = time) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], lease_seconds: float, clock: Clock = time, started_anew: bool = False
+    ) -> None:
         self._clock = clock
+        self._gives_from = clock.monotonic() + (HEAR_SECONDS if started_anew else 0.0)
         self._queue = WorkQueue(
             jobs, lease_seconds=lease_seconds, max_attempts=MAX_ATTEMPTS, retry_seconds=RETRY_SECONDS
         )
@@ -44,7 +48,8 @@ class JobQueue:
 
     def claim(self, worker: str) -> Claim:
         """A worker asks for a job."""
-        return self._queue.claim(worker, self._clock.monotonic())
+        now = self._clock.monotonic()
+        return self._queue.claim(worker, now) if now >= self._gives_from else Claim(None, 0, False)
 
     def beat(self, worker: str, job: str, progress: dict[str, Any]) -> bool:
         """A worker goes on with its job; False: it has lost it."""
@@ -84,6 +89,14 @@ class JobQueue:
         return self._queue.outcomes(), self._queue.failures(), self._queue.unfinished()
 
 
+class JobQueueActor(JobQueue):
+    """JobQueue in a process of its own."""
+
+    def __init__(self, jobs: Sequence[Job], lease_seconds: float) -> None:
+        anew = ray.get_runtime_context().was_current_actor_reconstructed
+        super().__init__(jobs, lease_seconds, started_anew=anew)
+
+
 class RemoteQueue:
     """JobQueue's methods, called through its actor: each waits for the answer. Workers get it with their settings."""
 
@@ -105,6 +118,6 @@ def start_queue(name: str, jobs: Sequence[Job], lease_seconds: float) -> RemoteQ
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(JobQueue)
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(JobQueueActor)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     return RemoteQueue(actor.options(name=name, scheduling_strategy=here).remote(list(jobs), lease_seconds))
