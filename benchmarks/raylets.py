@@ -11,6 +11,7 @@ The first node is the head. The cluster ends with the process's standard input.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -71,9 +72,14 @@ class Raylets:
         return self.nodes[-1]
 
     def kill(self, node: str) -> None:
-        """SIGKILL for all of a node's processes."""
+        """SIGKILL for all of a node's processes: workers alone would notice a second later that their raylet is gone."""
         self.nodes.remove(node)
+        cache = self._cache_of(self.addresses[node])
+        workers = [process for process in self.find("ray::") if process.environ().get("RAYDISTILL_CACHE") == cache]
         self._ask({"kill": node})
+        for process in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
     def restore(self, workers: int) -> None:
         """Again so many nodes."""
@@ -106,12 +112,15 @@ class Raylets:
             time.sleep(0.2)
         shutil.rmtree(self.temporary, ignore_errors=True)
 
+    def _cache_of(self, address: str) -> str:
+        return str(self.temporary / f"cache-{address}")
+
     def _owns(self, process: psutil.Process) -> bool:
         return process.environ().get(MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE
 
     def _add(self, node: dict[str, Any]) -> dict[str, Any]:
         address = f"127.0.0.{2 + len(self.addresses)}"  # not 127.0.0.1, which Ray takes for the machine's own
-        cache = {"RAYDISTILL_CACHE": str(self.temporary / f"cache-{address}")}
+        cache = {"RAYDISTILL_CACHE": self._cache_of(address)}
         answer = self._ask({"add": {**node, "node_ip_address": address, "env_vars": cache}})
         self.addresses[answer["node"]] = address
         return answer
