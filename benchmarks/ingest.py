@@ -35,14 +35,14 @@ HEAD = """# Larger than memory
 What `raydistill ingest` takes, and what a worker's memory does as the examples become more. A part is made by the
 command below it.
 """
-CLASSES, SIDE, GROUP_ROWS = 100, 128, 1000
+CLASSES, GROUP_ROWS = 100, 1000
 TARGET = 1.7
 
 
-def draw_image(seed: int, index: int) -> bytes:
-    """A PNG of a smooth pattern with some noise, which packs about as well as a photograph."""
+def draw_image(seed: int, index: int, side: int) -> bytes:
+    """A square PNG of a smooth pattern with some noise, which packs about as well as a photograph."""
     generator = np.random.default_rng([seed, index])
-    coarse = Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((SIDE, SIDE))
+    coarse = Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((side, side))
     smooth = np.asarray(coarse.filter(ImageFilter.GaussianBlur(2))).astype(np.int16)
     noisy = (smooth + generator.integers(-6, 7, smooth.shape)).clip(0, 255).astype(np.uint8)
     file = io.BytesIO()
@@ -50,7 +50,7 @@ def draw_image(seed: int, index: int) -> bytes:
     return file.getvalue()
 
 
-def make_sources(folder: Path, images: int, seed: int) -> dict[str, Path]:
+def make_sources(folder: Path, images: int, seed: int, side: int) -> dict[str, Path]:
     """The image folder, and the same in two Parquet files, in the order in which the folder is read."""
     by_class = np.array_split(np.arange(images), CLASSES)
     rows = [(f"class {label:03d}", index) for label, part in enumerate(by_class) for index in part]
@@ -59,7 +59,7 @@ def make_sources(folder: Path, images: int, seed: int) -> dict[str, Path]:
         data = []
         for row in part:
             label, index = rows[row]
-            data.append(draw_image(seed, int(index)))
+            data.append(draw_image(seed, int(index), side))
             path = folder / "images" / label / f"{index:06d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data[-1])
@@ -76,11 +76,11 @@ def time_ingest(source: Path, output: Path, run_blocks: RunBlocks) -> float:
     return time.perf_counter() - began
 
 
-def measure(folder: Path, images: int, seed: int, rounds: int) -> dict[str, Any]:
-    """Seconds by source and CPUs, a value a round; whether all arrays are the same."""
+def measure(folder: Path, images: int, seed: int, rounds: int, side: int) -> dict[str, Any]:
+    """For images of one size, seconds by source and CPUs, a value a round; whether all arrays are the same."""
     from raydistill.on_ray.ingest import RayBlocks
 
-    sources = make_sources(folder, images, seed)
+    sources = make_sources(folder, images, seed, side)
     times: dict[str, dict[str, list[float]]] = {name: {"1": [], "2": []} for name in sources}
     starts, outputs = [], []
     for turn in range(rounds):
@@ -91,7 +91,10 @@ def measure(folder: Path, images: int, seed: int, rounds: int) -> dict[str, Any]
                 times[name][str(cpus)].append(total - blocks.seconds[0])
                 starts.append(blocks.seconds[0])
                 outputs.append(output)
-                print(f"{name}, {cpus} CPU: {times[name][str(cpus)][-1]:.1f} s, Ray {starts[-1]:.1f} s", flush=True)
+                print(
+                    f"{name}, {side}, {cpus} CPU: {times[name][str(cpus)][-1]:.1f} s, Ray {starts[-1]:.1f} s",
+                    flush=True,
+                )
     alone = {name: time_ingest(source, folder / f"{name} alone", run_here) for name, source in sources.items()}
     outputs += [folder / f"{name} alone" for name in sources]
     same = all(
@@ -104,8 +107,7 @@ def measure(folder: Path, images: int, seed: int, rounds: int) -> dict[str, Any]
         for name, source in sources.items()
     }
     return {
-        "images": images,
-        "seed": seed,
+        "side": side,
         "seconds": times,
         "in_process": alone,
         "start": starts,
@@ -114,31 +116,32 @@ def measure(folder: Path, images: int, seed: int, rounds: int) -> dict[str, Any]
     }
 
 
-def format_part(result: dict[str, Any], made: dict[str, str]) -> str:
-    """The section of the page."""
+def format_part(results: list[dict[str, Any]], images: int, seed: int, made: dict[str, str]) -> str:
+    """The section of the page. results: one for each size of images."""
     lines = [
-        f"## 1. Ingest of {result['images']:,} PNGs with 1 CPU and with 2",
+        f"## 1. Ingest of {images:,} PNGs with 1 CPU and with 2",
         "",
-        "| | 1 CPU, s | 2 CPUs, s | times as fast | rounds | in one process, no Ray, s |",
+        "| PNGs | 1 CPU, s | 2 CPUs, s | times as fast | rounds | in one process, no Ray, s |",
         "|---|---|---|---|---|---|",
     ]
-    for name, by_cpus in result["seconds"].items():
-        ratios = [one / two for one, two in zip(by_cpus["1"], by_cpus["2"], strict=True)]
-        one, two = (statistics.median(by_cpus[cpus]) for cpus in ("1", "2"))
-        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-        ratio = statistics.median(ratios)
-        lines.append(
-            f"| {name} | {one:.1f} | {two:.1f} | **{ratio:.2f}** | {each} | {result['in_process'][name]:.1f} |"
-        )
-    folder_bytes = result["bytes"]["image folder"] / 1e6
-    same, start = "yes" if result["same"] else "**no**", statistics.median(result["start"])
+    for result in results:
+        for name, by_cpus in result["seconds"].items():
+            ratios = [one / two for one, two in zip(by_cpus["1"], by_cpus["2"], strict=True)]
+            one, two = (statistics.median(by_cpus[cpus]) for cpus in ("1", "2"))
+            what = f"{result['side']}x{result['side']} RGB, {name}, {result['bytes'][name] / 1e6:.0f} MB"
+            each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+            alone = result["in_process"][name]
+            lines.append(
+                f"| {what} | {one:.1f} | {two:.1f} | **{statistics.median(ratios):.2f}** | {each} | {alone:.1f} |"
+            )
+    same = "yes" if all(result["same"] for result in results) else "**no**"
+    start = statistics.median(start for result in results for start in result["start"])
     lines += [
         "",
         f"- Target: at least {TARGET} times. Medians over rounds in which both numbers of CPUs took turns.",
-        f"- {SIDE}x{SIDE} RGB, {CLASSES} classes, {folder_bytes:.0f} MB, to 64x64 RGB; Parquet: 2 files, row groups of"
-        f" {GROUP_ROWS}; seed {result['seed']}.",
-        f"- Arrays of all sources, numbers of CPUs and of the one process are identical: {same}.",
-        f"- Listing, decoding, writing and finishing count; starting Ray, {start:.1f} s, does not.",
+        f"- {CLASSES} classes, to 64x64 RGB; Parquet: 2 files, row groups of {GROUP_ROWS}; seed {seed}.",
+        f"- Arrays of both sources, numbers of CPUs and of the one process are identical: {same}.",
+        f"- Listing, decoding, writing, finishing and ending Ray count; starting Ray, {start:.1f} s, does not.",
         f"- `{made['command']}`; commit {made['commit']}; {made['machine']}, shared",
     ]
     return "\n".join(lines)
@@ -148,17 +151,21 @@ def main() -> None:
     """Measure, print; write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--sides", type=int, nargs="+", default=[128, 224], help="heights and widths of the PNGs")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="write benchmarks/INGEST.md")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        result = measure(Path(folder), options.images, options.seed, options.rounds)
+    results = []
+    for side in options.sides:
+        with tempfile.TemporaryDirectory() as folder:
+            results.append(measure(Path(folder), options.images, options.seed, options.rounds, side))
     made = describe_making("benchmarks.ingest")
-    text = format_part(result, made)
+    text = format_part(results, options.images, options.seed, made)
     print(text)
     if options.write:
-        write_json(HERE / "results" / "ingest.json", {**made, **result})
+        common = {**made, "images": options.images, "seed": options.seed}
+        write_json(HERE / "results" / "ingest.json", {**common, "sizes": results})
         replace_part(PAGE, HEAD, "ingest", text)
 
 

@@ -72,7 +72,7 @@ class Raylets:
         return self.nodes[-1]
 
     def kill(self, node: str) -> None:
-        """SIGKILL for all of a node's processes: workers alone would notice a second later that their raylet is gone."""
+        """SIGKILL for all of a node's processes: workers alone would see a second later that it is gone."""
         self.nodes.remove(node)
         cache = self._cache_of(self.addresses[node])
         workers = [process for process in self.find("ray::") if process.environ().get("RAYDISTILL_CACHE") == cache]

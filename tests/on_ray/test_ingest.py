@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,10 +84,12 @@ def test_errors_of_tasks_and_of_the_driver_are_one_line(ray_session: RaySession,
     assert "\n" not in str(raised.value)
 
 
-def test_blocks_are_dealt_in_runs(ray_session: RaySession) -> None:
+def test_blocks_are_dealt_in_runs_that_become_shorter() -> None:
     blocks = [Block(index, index, index + 1, "", ()) for index in range(1000)]
-    dealt = deal_blocks(blocks)
+    dealt = deal_blocks(blocks, slots=8)
+    sizes = [len(part) for part in dealt]
     assert [block for part in dealt for block in part] == blocks
-    assert 64 <= len(dealt) < 200
-    assert {len(part) for part in deal_blocks(blocks[:7])} == {1}
-    assert json.dumps([len(part) for part in deal_blocks(blocks[:1])]) == "[1]"
+    assert sizes == sorted(sizes, reverse=True)
+    assert (sizes[0], sizes[-2]) == (16, 2)
+    assert [len(part) for part in deal_blocks(blocks[:40], slots=2)] == [10, 7, 5, 4, 3, 2, 2, 2, 2, 2, 1]
+    assert [len(part) for part in deal_blocks(blocks[:1], slots=2)] == [1]
