@@ -1,7 +1,8 @@
 """How fast `raydistill ingest` is with 1 CPU and with 2: `python -m benchmarks.ingest`.
 
 Makes an image folder of seeded PNGs and the same images as Parquet, ingests both on a private Ray with either number of
-CPUs in turn, and compares all arrays. What starting Ray takes is shown apart. --write puts the result into
+CPUs in turn, and compares all arrays. 1 CPU is a machine of one: driver, Ray and its worker are bound to one core. What
+starting Ray takes is shown apart. --write puts the result into
 benchmarks/INGEST.md.
 """
 
@@ -9,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +72,17 @@ def make_sources(folder: Path, images: int, seed: int, side: int) -> dict[str, P
     return {"image folder": folder / "images", "Parquet": folder / "parquet"}
 
 
+@contextmanager
+def bind(cpus: int) -> Iterator[None]:
+    """Let this process, and all that it starts meanwhile, run on so many cores."""
+    every = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(every)[:cpus])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, every)
+
+
 def time_ingest(source: Path, output: Path, run_blocks: RunBlocks) -> float:
     """Seconds of the whole ingest; the output is made anew."""
     shutil.rmtree(output, ignore_errors=True)
@@ -87,7 +102,8 @@ def measure(folder: Path, images: int, seed: int, rounds: int, side: int) -> dic
         for name, source in sources.items():
             for cpus in (1, 2) if turn % 2 == 0 else (2, 1):
                 blocks, output = RayBlocks(cpus=cpus), folder / f"{name} {cpus}"
-                total = time_ingest(source, output, blocks)
+                with bind(cpus):
+                    total = time_ingest(source, output, blocks)
                 times[name][str(cpus)].append(total - blocks.seconds[0])
                 starts.append(blocks.seconds[0])
                 outputs.append(output)
@@ -138,7 +154,8 @@ def format_part(results: list[dict[str, Any]], images: int, seed: int, made: dic
     start = statistics.median(start for result in results for start in result["start"])
     lines += [
         "",
-        f"- Target: at least {TARGET} times. Medians over rounds in which both numbers of CPUs took turns.",
+        f"- Target: at least {TARGET} times. Medians over rounds in which both numbers of CPUs took turns. 1 CPU: driver,"
+        " Ray and its worker bound to one core.",
         f"- {CLASSES} classes, to 64x64 RGB; Parquet: 2 files, row groups of {GROUP_ROWS}; seed {seed}.",
         f"- Arrays of both sources, numbers of CPUs and of the one process are identical: {same}.",
         f"- Listing, decoding, writing, finishing and ending Ray count; starting Ray, {start:.1f} s, does not.",
