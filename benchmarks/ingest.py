@@ -154,8 +154,8 @@ def format_part(results: list[dict[str, Any]], images: int, seed: int, made: dic
     start = statistics.median(start for result in results for start in result["start"])
     lines += [
         "",
-        f"- Target: at least {TARGET} times. Medians over rounds in which both numbers of CPUs took turns. 1 CPU: driver,"
-        " Ray and its worker bound to one core.",
+        f"- Target: at least {TARGET} times. Medians over rounds in which both numbers of CPUs took turns.",
+        "- 1 CPU: driver, Ray and its worker are bound to one core.",
         f"- {CLASSES} classes, to 64x64 RGB; Parquet: 2 files, row groups of {GROUP_ROWS}; seed {seed}.",
         f"- Arrays of both sources, numbers of CPUs and of the one process are identical: {same}.",
         f"- Listing, decoding, writing, finishing and ending Ray count; starting Ray, {start:.1f} s, does not.",
