@@ -494,6 +494,7 @@ def test_a_run_links_the_arrays_and_trains_on_them(arrays, tmp_path):
     assert read_array(run.stage_folder("data") / "y.npy").shape == (1797,)
     history = read_json(run.stage_folder("generalist") / "training.json")["history"]
     assert history[-1]["value"] > 0.8
+    assert read_json(run.stage_folder("data") / "form.json") == {"size": 8, "channels": 1, "resize": "crop"}
 
 
 def test_changed_arrays_are_noticed(arrays, tmp_path):

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from raydistill.data.catalogue import Catalogue
+from raydistill.data.images import ImageForm
 from raydistill.data.ingest import Block, Tally, Wanted, Work, count_block_rows
 from raydistill.errors import DataError
 from raydistill.files import Array, hash_file, hash_json, map_array, read_json, write_array, write_json, write_rows
@@ -29,13 +30,17 @@ SAMPLE = 8  # blocks that are read when a folder is only to be known again
 
 @dataclass(frozen=True)
 class Arrays:
-    """An ingested folder. x: (N, ...), mapped; y: (N,) int64; train: rows of the training part, which come first."""
+    """An ingested folder.
+
+    x: (N, ...), mapped. y: (N,) int64. train: rows of the training part, which come first. form: of images, else None.
+    """
 
     folder: Path
     x: Array
     y: Array
     class_names: list[str]
     train: int
+    form: ImageForm | None
 
 
 def finish_arrays(
@@ -127,7 +132,14 @@ def open_arrays(folder: Path, on_done: Callable[[int, int], None] = lambda done,
     x, y = map_array(folder / "x.npy"), map_array(folder / "y.npy")
     if list(x.shape) != record["shape"] or x.dtype != record["dtype"]:
         raise DataError(f"data: the header of {str(folder / 'x.npy')!r} has changed since it was written; ingest again")
-    return Arrays(folder, x, y, read_json(folder / "classes.json"), int(read_json(folder / "parts.json")["train"]))
+    train = int(read_json(folder / "parts.json")["train"])
+    return Arrays(folder, x, y, read_json(folder / "classes.json"), train, read_form(record))
+
+
+def read_form(record: dict[str, Any]) -> ImageForm | None:
+    """How a folder's images were decoded, or None where it holds vectors."""
+    form = record["settings"]["form"] if len(record["shape"]) > 2 else None
+    return None if form is None else ImageForm(**form)
 
 
 def verify_blocks(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from raydistill.config import Config
+from raydistill.data.images import ImageForm
 from raydistill.data.ingested import check_arrays, identify_arrays, open_arrays
 from raydistill.data.labels import check_classes, check_labels, index_labels, list_names
 from raydistill.errors import DataError, describe_in_line
@@ -38,7 +39,8 @@ class Source:
     """Examples as they came.
 
     x_train: (N, ...). y_train: (N,) classes, from 0. x_test, y_test: likewise, or None. keep_apart: (N,) or None.
-    file: .npy file that holds x_train, then x_test, as they are to be stored, and is never changed; or None.
+    file: .npy file that holds x_train, then x_test, as they are to be stored, and is never changed; or None. form: how
+    encoded images became examples, or None.
     """
 
     x_train: Array
@@ -48,6 +50,7 @@ class Source:
     y_test: Array | None = None
     keep_apart: Array | None = None
     file: Path | None = None
+    form: ImageForm | None = None
 
 
 def check_source(data: str) -> None:
@@ -191,6 +194,7 @@ def _open_arrays(folder: Path, on_done: Progress) -> Source:
         x_test=arrays.x[rest] if has_test else None,
         y_test=arrays.y[rest] if has_test else None,
         file=folder / "x.npy",
+        form=arrays.form,
     )
 
 

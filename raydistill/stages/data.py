@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 
 from raydistill.data.arrays import measure_normalisation, read_split
@@ -12,7 +14,7 @@ from raydistill.stages.context import Context
 
 
 def prepare_data(context: Context) -> None:
-    """Write x.npy (training rows, then test rows), y.npy, classes.json and parts.json."""
+    """Write x.npy (training rows, then test rows), y.npy, classes.json and parts.json; form.json of decoded images."""
     folder = context.run.stage_folder("data")
     what = "typefaces rendered" if context.config.data == "glyphs" else "rows verified"
 
@@ -32,6 +34,8 @@ def prepare_data(context: Context) -> None:
     write_array(folder / "y.npy", np.concatenate(labels).astype(np.int64))
     if source.keep_apart is not None:
         write_array(folder / "keep_apart.npy", np.unique(source.keep_apart, return_inverse=True)[1].astype(np.int64))
+    if source.form is not None:
+        write_json(folder / "form.json", asdict(source.form))
     write_json(folder / "classes.json", source.class_names)
     write_json(folder / "parts.json", {"train": len(source.x_train), "test": shape[0] - len(source.x_train)})
 
