@@ -16,11 +16,13 @@ from raydistill.data import ingest as blocks_module
 from raydistill.data.images import CorruptRecord, ImageForm, decode_image
 from raydistill.data.ingest import Wanted
 from raydistill.data.ingested import open_arrays
+from raydistill.data.ingestion import run_here
 from raydistill.data.sources import check_source, identify_source
 from raydistill.display import Silent
 from raydistill.errors import ConfigError, DataError
 from raydistill.files import read_array, read_json
-from raydistill.ingest_command import ingest, read_limit, run_here
+from raydistill.image_settings import read_limit
+from raydistill.ingest_command import ingest
 
 FORM = ImageForm(8, 3, "crop")
 
@@ -98,18 +100,21 @@ def test_folder_parquet_and_dataset_give_identical_files(tmp_path, monkeypatch):
 def test_parts_train_and_test_come_in_this_order(tmp_path, monkeypatch):
     small_blocks(monkeypatch)
     images = make_folder(tmp_path / "images", part="train")
-    make_folder(tmp_path / "images", each=1, part="validation")
+    tuned = make_folder(tmp_path / "images", each=1, part="validation")
+    make_folder(tmp_path / "images", each=1, part="extra")
     held_out = make_folder(tmp_path / "images", each=2, classes="bc", part="test")
     labels = {"train": list("aaaaabbbbbccccc"), "test": list("bbcc")}
     write_parquet(tmp_path / "table" / "train-0.parquet", images, labels["train"])
     write_parquet(tmp_path / "table" / "test-0.parquet", held_out, labels["test"])
-    write_parquet(tmp_path / "table" / "validation-0.parquet", images, labels["train"])
-    for source, beside in (("images", "validation/"), ("table", "validation-0.parquet")):
+    write_parquet(tmp_path / "table" / "validation-0.parquet", tuned, list("abc"))
+    write_parquet(tmp_path / "table" / "extra-0.parquet", images, labels["train"])
+    for source, beside in (("images", "extra/"), ("table", "extra-0.parquet")):
         record = ingest_here(tmp_path / source, tmp_path / source / ".." / f"{source}_out").record
         assert record["left_out"] == [beside]
     assert (tmp_path / "images_out/x.npy").read_bytes() == (tmp_path / "table_out/x.npy").read_bytes()
-    np.testing.assert_array_equal(read_array(tmp_path / "table_out/y.npy")[15:], [1, 1, 2, 2])
-    assert read_json(tmp_path / "table_out/parts.json") == {"train": 15, "test": 4}
+    np.testing.assert_array_equal(read_array(tmp_path / "table_out/y.npy")[15:], [0, 1, 2, 1, 1, 2, 2])
+    np.testing.assert_array_equal(read_array(tmp_path / "table_out/split.npy"), [0] * 15 + [2] * 3)
+    assert read_json(tmp_path / "table_out/parts.json") == {"train": 18, "test": 4}
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.float32(), 3), pa.list_(pa.float64()), pa.large_list(pa.float16())])

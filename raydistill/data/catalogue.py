@@ -15,12 +15,22 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from raydistill.data.images import CorruptRecord, ImageForm, decode_image
+from raydistill.data.images import (
+    SAMPLED,
+    CorruptRecord,
+    FormWish,
+    ImageForm,
+    decode_image,
+    peek_images,
+    settle_form,
+)
 from raydistill.data.labels import check_classes
+from raydistill.data.splits import FIT, SPLIT_NAMES
 from raydistill.errors import DataError
 from raydistill.files import Array
 
-PARTS = ("train", "test")
+PARTS = tuple(name for name in SPLIT_NAMES if name != "fit")
+"""Names of folders, files and splits that say what examples are for; where there is no train, all are for training."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
@@ -43,25 +53,38 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
-class Catalogue:
-    """All N records of a source: the training part, then the test part.
+class Columns:
+    """Columns of a table. x, label: None where only one fits. split, keep_apart: None where they are not wanted."""
 
-    labels: (N,) int64 class numbers, -1 where a record has none. train: records of the training part. shape, dtype: of
-    one example. identity: JSON that changes with the source's bytes. name_row: what people call a record. files:
-    of image folders, name, bytes and time of change (nanoseconds) of each record. left_out: what the source holds
-    beside, in words.
+    x: str | None = None
+    label: str | None = None
+    split: str | None = None
+    keep_apart: str | None = None
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All N records of a source, in an order of its own.
+
+    labels: (N,) int64 class numbers, -1 where a record has none. split: (N,) int8, the split of SPLITS that each is
+    given; those of fit are for training, and what is missing is drawn from them. form: what images become, None for
+    vectors. shape, dtype: of one example. identity: JSON that changes with the source's bytes. name_row: what people
+    call a record. files: of image folders, name, bytes and time of change (nanoseconds) of each record. left_out: what
+    the source holds beside, in words. keep_apart: (N,) int64, examples of one number stay in one split; or None.
     """
 
     reader: Reader
     labels: Array
     class_names: list[str]
-    train: int
+    split: Array
+    form: ImageForm | None
     shape: tuple[int, ...]
     dtype: str
     identity: Any
     name_row: Callable[[int], str]
     files: Sequence[tuple[str, int, int]] = ()
     left_out: list[str] = field(default_factory=list)
+    keep_apart: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -93,10 +116,10 @@ class ImageFiles:
             raise CorruptRecord(error.strerror or "cannot be read") from error
 
 
-def list_images(root: Path, form: ImageForm) -> Catalogue:
-    """Images of a folder of class folders, or of its train/ and test/: by class, then by name.
+def list_images(root: Path, wish: FormWish | ImageForm) -> Catalogue:
+    """Images of a folder of class folders, or of train/, tune/, test/ and so on in it: by part, class and name.
 
-    Raises DataError for a folder without images, links that leave it, and classes of test/ that train/ has not.
+    Raises DataError for a folder without images, links that leave it, and classes of a part that train/ has not.
     """
     folders = {part: root / part for part in PARTS if _is_part(root / part)}
     if "train" not in folders:
@@ -105,6 +128,7 @@ def list_images(root: Path, form: ImageForm) -> Catalogue:
     names = sorted(listed["train"][0])
     files: list[tuple[str, int, int]] = []
     labels: list[Array] = []
+    split: list[Array] = []
     for part, (classes, _) in listed.items():
         unknown = sorted(set(classes) - set(names))
         if unknown:
@@ -112,8 +136,8 @@ def list_images(root: Path, form: ImageForm) -> Catalogue:
         for index, name in enumerate(names):
             files += classes.get(name, [])
             labels.append(np.full(len(classes.get(name, [])), index, np.int64))
-    train = sum(map(len, listed["train"][0].values()))
-    if train == 0:
+        split.append(np.full(sum(map(len, classes.values())), SPLIT_NAMES[part], np.int8))
+    if not listed["train"][0]:
         raise DataError(
             f"source: {str(root)!r} has no images in class folders ({', '.join(SUFFIXES)}); give a folder with a folder"
             " for each class, Parquet files, or a saved Hugging Face dataset"
@@ -122,20 +146,31 @@ def list_images(root: Path, form: ImageForm) -> Catalogue:
     left_out = [f"{beside:,} files that are no images by their names, or lie in no class folder"] if beside else []
     if root not in folders.values():
         left_out += [f"{entry.name}/" for entry in _scan(root) if entry.is_dir() and entry.name not in folders]
+    reader = ImageFiles(str(root), settle_form(wish, peek_images(_read_sample(root, files))))
     catalogue = Catalogue(
-        ImageFiles(str(root), form),
+        reader,
         np.concatenate(labels),
         names,
-        train,
-        form.shape,
+        np.concatenate(split),
+        reader.form,
+        reader.form.shape,
         "uint8",
         "images",
         lambda row: files[row][0],
         files,
         left_out,
     )
-    check_classes(catalogue.labels[:train], names)
+    check_classes(catalogue.labels[catalogue.split == FIT], names)
     return catalogue
+
+
+def _read_sample(root: Path, files: Sequence[tuple[str, int, int]]) -> Iterator[bytes | None]:
+    """Bytes of images from all over the listing."""
+    for name, *_ in files[:: max(1, len(files) // SAMPLED)]:
+        try:
+            yield (root / name).read_bytes()
+        except OSError:  # told when they are decoded
+            yield None
 
 
 def _is_part(folder: Path) -> bool:

@@ -17,10 +17,11 @@ from PIL import Image
 from raydistill.data import ingest as blocks_module
 from raydistill.data.images import ImageForm
 from raydistill.data.ingest import Block, Mark, Wanted, Work
+from raydistill.data.ingestion import Ingested, run_here
 from raydistill.display import Silent
 from raydistill.errors import DataError
 from raydistill.files import read_json
-from raydistill.ingest_command import Ingested, ingest, run_here
+from raydistill.ingest_command import ingest
 from raydistill.on_ray.ingest import RayBlocks, deal_blocks
 from raydistill.on_ray.session import RaySession
 
