@@ -12,7 +12,7 @@ import functools
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,19 +92,21 @@ def list_torchvision(named: Named, wish: FormWish | ImageForm) -> Catalogue:
     found = _open_parts(find_class(named.place), named)
     first = next(iter(found.values()))[1]
     _check_images(first, named)
-    sample = (first[place][0] for place in range(0, len(first), max(1, len(first) // SAMPLED)))
-    form = settle_form(wish, sample)
+    places = range(0, len(first), max(1, len(first) // SAMPLED))
+    form = settle_form(wish, (record[0] for record in _read_records(first, places) if record is not None))
     parts = tuple((part, arguments, len(records)) for part, (arguments, records) in found.items())
     reader = SetReader(named.place, parts, form)
     names = getattr(first, "classes", None)
     labels, class_names = [], None if names is None else [_join_name(name) for name in names]
     for part, (_, records) in found.items():
         where = f"labels of {named.place}'s {part}"
-        indices, class_names = index_labels(_read_labels(records), class_names, where)
-        labels.append(indices)
+        found_labels = _read_labels(records)
+        known = found_labels >= 0
+        found_labels[known], class_names = index_labels(found_labels[known], class_names, where)
+        labels.append(found_labels)
     split = np.concatenate([np.full(count, SPLIT_NAMES[part], np.int8) for part, _, count in parts])
     everything = np.concatenate(labels)
-    check_classes(everything[split == FIT], class_names or [])
+    check_classes(everything[(split == FIT) & (everything >= 0)], class_names or [])
     identity = [named.place, parts, hash_json(everything.tolist())]
     return Catalogue(reader, everything, class_names or [], split, form, form.shape, "uint8", identity, reader.name_row)
 
@@ -204,7 +206,7 @@ def default_root() -> Path:
 
 def _check_images(records: Any, named: Named) -> None:
     """Refuse data sets whose records are not an image and a class. Raises DataError."""
-    record = records[0] if len(records) else ()
+    record = next(filter(None, _read_records(records, range(len(records)))), None)
     image, label = record if isinstance(record, tuple) and len(record) == 2 else (None, None)
     if not isinstance(image, Image.Image) or not isinstance(label, int | np.integer):
         raise DataError(
@@ -214,14 +216,26 @@ def _check_images(records: Any, named: Named) -> None:
 
 
 def _read_labels(records: Any) -> Array:
-    """All labels, (N,): as the data set holds them, or record by record."""
+    """All labels, (N,) int64: as the data set holds them, or record by record; -1 where a record cannot be read."""
     for name in LABELS:
         held = getattr(records, name, None)
         if held is not None and len(held) == len(records):
             labels = np.asarray(held)
             if labels.ndim == 1 and labels.dtype.kind in "iu":
-                return labels
-    return np.array([records[place][1] for place in range(len(records))])
+                return labels.astype(np.int64)
+    read = _read_records(records, range(len(records)))
+    return np.array([-1 if record is None else record[1] for record in read], np.int64)
+
+
+def _read_records(records: Any, places: Iterable[int]) -> Iterator[Any]:
+    """Records, None for those that cannot be read, which are told when they are decoded."""
+    for place in places:
+        try:
+            yield records[place]
+        except MemoryError:
+            raise
+        except Exception:
+            yield None
 
 
 def _join_name(name: Any) -> str:
