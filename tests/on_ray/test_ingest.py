@@ -22,6 +22,8 @@ from raydistill.display import Silent
 from raydistill.errors import DataError
 from raydistill.files import read_json
 from raydistill.ingest_command import ingest
+from raydistill.on_ray import executor as executor_module
+from raydistill.on_ray.executor import RayExecutor
 from raydistill.on_ray.ingest import RayBlocks, deal_blocks
 from raydistill.on_ray.session import RaySession
 
@@ -93,3 +95,21 @@ def test_blocks_are_dealt_in_runs(ray_session: RaySession) -> None:
     assert 64 <= len(dealt) < 200
     assert {len(part) for part in deal_blocks(blocks[:7])} == {1}
     assert json.dumps([len(part) for part in deal_blocks(blocks[:1])]) == "[1]"
+
+
+def test_a_pipelines_executor_does_blocks(ray_session: RaySession, source: Path) -> None:
+    executor = RayExecutor(source / "scratch")
+    ingest_from(source / "images", source / "here", run_here)
+    assert ingest_from(source / "images", source / "out", executor.run_blocks).decoded == 12
+    executor.close()
+    assert (source / "out/x.npy").read_bytes() == (source / "here/x.npy").read_bytes()
+
+
+def test_few_blocks_start_no_ray(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor_module, "finds_cluster", lambda address: False)
+    monkeypatch.setattr(executor_module, "start_ray", lambda *given: 1 / 0)
+    executor = RayExecutor(source / "scratch")
+    assert ingest_from(source / "images", source / "out", executor.run_blocks).decoded == 12
+    monkeypatch.setattr(executor_module, "FEW_BLOCKS", 11)
+    with pytest.raises(ZeroDivisionError):
+        ingest_from(source / "images", source / "more", executor.run_blocks)
