@@ -87,7 +87,7 @@ def test_an_image_folder_becomes_pillows_arrays(tmp_path):
     np.testing.assert_array_equal(read_array(folder / "y.npy"), np.repeat([0, 1, 2], 10))
     assert read_json(folder / "classes.json") == ["a", "b", "c"]
     assert read_json(folder / "form.json") == {"size": 12, "channels": 3, "resize": "stretch"}
-    assert lines[0] == "left out: 1 files that are no images by their names, or lie in no class folder"
+    assert lines[0] == "left out: notes.txt, which is no image by its name, or lies in no class folder"
     assert lines[1] == "images become 12x12 RGB"
     assert not run.ingest_folder.exists()
 

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from raydistill.data.names import Named, check_named, data_path, parse_name, stamp_files
+from raydistill.data.sources import check_source
 from raydistill.errors import DataError
 
 
@@ -57,6 +58,21 @@ def test_files_must_be_there(tmp_path):
     assert data_path("hf:owner/name") is None
     (tmp_path / "state.json").touch()
     assert data_path(f"hf:{tmp_path}") == tmp_path
+
+
+def test_bare_paths_get_a_kind(tmp_path):
+    for name in ("a.npz", "p.parquet", "text", "pictures/a/x.png", "tables/train/0.parquet", "ours/arrays.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved/dataset_dict.json").touch()
+    kinds = {"a.npz": "npz", "p.parquet": "parquet", "pictures": "images", "tables": "parquet", "ours": "arrays"}
+    for name, kind in {**kinds, "saved": "hf"}.items():
+        with pytest.raises(DataError, match=rf"is not allowed; did you mean '{kind}:{tmp_path / name}'\?"):
+            check_source(str(tmp_path / name))
+    for name in ("text", "nothing"):
+        with pytest.raises(DataError, match="is not allowed; give images:FOLDER, parquet:PATH"):
+            check_source(str(tmp_path / name))
 
 
 def test_stamps_follow_every_file(tmp_path):

@@ -142,8 +142,8 @@ def list_images(root: Path, wish: FormWish | ImageForm) -> Catalogue:
             f"source: {str(root)!r} has no images in class folders ({', '.join(SUFFIXES)}); give a folder with a folder"
             " for each class, Parquet files, or a saved Hugging Face dataset"
         )
-    beside = sum(others for _, others in listed.values())
-    left_out = [f"{beside:,} files that are no images by their names, or lie in no class folder"] if beside else []
+    beside = [name for _, others in listed.values() for name in others]
+    left_out = [describe_beside(beside)] if beside else []
     if root not in folders.values():
         left_out += [f"{entry.name}/" for entry in _scan(root) if entry.is_dir() and entry.name not in folders]
     reader = ImageFiles(str(root), settle_form(wish, peek_images(_read_sample(root, files))))
@@ -178,14 +178,21 @@ def _is_part(folder: Path) -> bool:
     return folder.is_dir() and any(entry.is_dir() for entry in _scan(folder))
 
 
-def _list_part(root: Path, folder: Path) -> tuple[Mapping[str, list[tuple[str, int, int]]], int]:
-    """Images by class, each with its name below root; and how many other files there are."""
+def describe_beside(names: Sequence[str]) -> str:
+    """What is said of files that are no images of a class."""
+    if len(names) == 1:
+        return f"{names[0]}, which is no image by its name, or lies in no class folder"
+    return f"{len(names):,} files that are no images by their names, or lie in no class folder, such as {names[0]}"
+
+
+def _list_part(root: Path, folder: Path) -> tuple[Mapping[str, list[tuple[str, int, int]]], list[str]]:
+    """Images by class, each with its name below root; and the names of other files."""
     classes: dict[str, list[tuple[str, int, int]]] = {}
-    others = 0
+    others: list[str] = []
     for entry in _scan(folder):
         _check_link(root, entry)
         if not entry.is_dir():
-            others += 1
+            others.append(Path(entry.path).relative_to(root).as_posix())
             continue
         images = []
         for file in _walk(root, Path(entry.path)):
@@ -193,7 +200,7 @@ def _list_part(root: Path, folder: Path) -> tuple[Mapping[str, list[tuple[str, i
                 status = file.stat()
                 images.append((Path(file.path).relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
             else:
-                others += 1
+                others.append(Path(file.path).relative_to(root).as_posix())
         if images:
             classes[entry.name] = sorted(images)
     return classes, others

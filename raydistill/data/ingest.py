@@ -29,7 +29,7 @@ import numpy as np
 
 from raydistill.data.catalogue import Catalogue, Columns, Reader, Rows, list_images
 from raydistill.data.images import FormWish, ImageForm
-from raydistill.data.names import is_remote, is_saved, parse_name
+from raydistill.data.names import holds_parquet, is_remote, is_saved, parse_name
 from raydistill.errors import DataError
 from raydistill.files import hash_json, read_json, write_json
 
@@ -130,11 +130,6 @@ def open_source(wanted: Wanted, output: Path) -> Catalogue:
         return list_parquet(root, wanted.form, wanted.columns)
     check_no_columns(wanted, "a folder of images has")
     return list_images(root, wanted.form)
-
-
-def holds_parquet(root: Path) -> bool:
-    """Whether the path is a file, or a folder of Parquet files."""
-    return root.is_file() or any(any(root.glob(form)) for form in ("*.parquet", "train/*.parquet", "test/*.parquet"))
 
 
 def check_no_columns(wanted: Wanted, who: str) -> None:

@@ -89,6 +89,27 @@ def is_saved(folder: Path) -> bool:
     return any((folder / mark).is_file() for mark in ("dataset_dict.json", "state.json"))
 
 
+def holds_parquet(root: Path) -> bool:
+    """Whether the path is a file, or a folder of Parquet files."""
+    return root.is_file() or any(any(root.glob(form)) for form in ("*.parquet", "train/*.parquet", "test/*.parquet"))
+
+
+def suggest_name(text: str) -> str | None:
+    """The name of a source for a bare path, by what is there; None where nothing is."""
+    path = Path(text).expanduser()
+    if not text or not path.exists():
+        return None
+    if path.suffix == ".npz":
+        return f"npz:{text}"
+    if (path / "arrays.json").is_file():
+        return f"arrays:{text}"
+    if is_saved(path):
+        return f"hf:{text}"
+    if holds_parquet(path):
+        return f"parquet:{text}" if path.is_dir() or path.suffix == ".parquet" else None
+    return f"images:{text}"
+
+
 def stamp_files(root: Path | None) -> str | None:
     """Hash of names, sizes and times of change of a file, or of all files below a folder; None for None."""
     if root is None:

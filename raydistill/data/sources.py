@@ -23,7 +23,7 @@ from raydistill.data.given import take_splits
 from raydistill.data.images import ImageForm
 from raydistill.data.ingested import check_arrays, identify_arrays, open_arrays
 from raydistill.data.labels import check_classes, check_labels, index_labels, list_names
-from raydistill.data.names import INGESTED, check_named, data_path, stamp_files
+from raydistill.data.names import INGESTED, check_named, data_path, stamp_files, suggest_name
 from raydistill.errors import DataError, describe_in_line
 from raydistill.files import Array, hash_file, read_json
 
@@ -71,7 +71,8 @@ def check_source(data: str) -> None:
         check_named(data)
         return
     if kind != "npz" or not name:
-        raise DataError(f"data: {data!r} is not allowed; give {FORMS}")
+        near = suggest_name(data)
+        raise DataError(f"data: {data!r} is not allowed; " + (f"did you mean {near!r}?" if near else f"give {FORMS}"))
     path = Path(name).expanduser()
     if not path.is_file():
         raise DataError(f"data: {name!r} does not exist or is not a file; give the path of a .npz file")

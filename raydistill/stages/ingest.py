@@ -20,6 +20,11 @@ SETTINGS = {
     "--max-corrupt": "--images.max_corrupt",
     "--size": "--images.size",
     "source: ": "data: ",
+    "x_column: ": "data: x ",
+    "label_column: ": "data: y ",
+    "x_column, label_column: ": "data: x and y: ",
+    "name it with --label-column, or with": "name it with",
+    "with --x-column, or with": "with",
     "output: ": "run_dir: ",
 }
 """What settings of an ingest are called in a run."""
@@ -75,8 +80,8 @@ def describe(config: Config, source: Source, corrupt: int) -> list[str]:
     """What the user should know of what was decoded."""
     lines = []
     if source.form is not None:
-        chosen = [name for name in ("size", "channels") if getattr(config.images, name) is None]
-        why = f"; chosen by the images themselves: {' and '.join(chosen)}" if chosen else ""
+        chosen = [f"--images.{name}" for name in ("size", "channels") if getattr(config.images, name) is None]
+        why = f" ({' and '.join(chosen)} choose otherwise)" if chosen else ""
         lines.append(f"images become {describe_form(source.form)}{why}")
     if corrupt:
         lines.append(f"corrupt records left out: {corrupt:,}, such as {source.corrupt[0]['name']}; see corrupt.json")
