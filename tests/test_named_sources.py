@@ -170,7 +170,7 @@ def test_folders_of_parts_are_the_splits(tmp_path):
     x = read_array(run.stage_folder("data") / "x.npy")
     np.testing.assert_array_equal(x[read_split(run, "tune").numpy()][0], draw(2000))
     np.testing.assert_array_equal(x[read_split(run, "test").numpy()][-1], draw(3203))
-    assert lines[-1] == "fit 24, confuse 6, tune 9, test 12"
+    assert lines[-1] == "fit 24, confuse 6 (given), tune 9 (given), test 12 (given)"
     context = Context(run, small_config(run.path, f"images:{tmp_path / 'images'}"), Silent(), InProcess)
     assert describe_data(context)["given"] == ["confuse", "tune", "test"]
 

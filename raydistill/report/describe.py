@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from raydistill.data.arrays import read_split, read_transfer_rows
-from raydistill.data.splits import FIT, SPLITS, TEST
-from raydistill.files import Array, read_array, read_json
+from raydistill.data.splits import SPLITS
+from raydistill.files import Array, read_json
 from raydistill.groups import name_group
 from raydistill.report.answers import Answers
 from raydistill.stages.context import Context
+from raydistill.stages.data import list_given
 from raydistill.stages.groups import read_members, read_skipped
 from raydistill.stages.networks import read_training
 
@@ -34,19 +35,10 @@ def describe_data(context: Context) -> dict[str, Any]:
         "classes": examples.classes,
         "shape": list(examples.input_shape),
         "splits": {name: len(read_split(context.run, name)) for name in SPLITS},
-        "given": count_given(context),
+        "given": list_given(context.run.stage_folder("data")),
         "corrupt": count_corrupt(context),
         "seed": context.config.seed,
     }
-
-
-def count_given(context: Context) -> list[str]:
-    """Names of the splits that the data bring themselves; the others are drawn."""
-    folder = context.run.stage_folder("data")
-    given = set(read_array(folder / "split.npy").tolist()) if (folder / "split.npy").exists() else set()
-    if read_json(folder / "parts.json")["test"] > 0:
-        given.add(TEST)
-    return [SPLITS[number] for number in sorted(given - {FIT})]
 
 
 def count_corrupt(context: Context) -> int:

@@ -5,6 +5,7 @@ What the source says of splits goes from the one to the other as split.npy: a nu
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 from raydistill.data.arrays import measure_normalisation, read_split
 from raydistill.data.names import parse_name
 from raydistill.data.sources import Source, load_source
-from raydistill.data.splits import SPLITS, check_splits, place_rows
+from raydistill.data.splits import FIT, SPLITS, TEST, check_splits, place_rows
 from raydistill.files import (
     Array,
     link_file,
@@ -90,11 +91,25 @@ def split_data(context: Context) -> None:
         check_splits({"test": splits["test"]}, labels, names)
     for name in SPLITS:
         write_array(folder / f"{name}.npy", splits[name])
-    context.display.note(", ".join(f"{name} {len(splits[name]):,}" for name in SPLITS))
+    context.display.note(describe_splits(splits, list_given(data)))
     fit = read_split(context.run, "fit")
     normalisation = measure_normalisation(context.examples.x, fit)
     write_json(folder / "normalisation.json", vars(normalisation))
     remove(context.run.ingest_folder)
+
+
+def list_given(data: Path) -> list[str]:
+    """Names of the splits that the examples in the data stage's folder bring themselves; the others are drawn."""
+    split = _read_optional(data / "split.npy")
+    given = set() if split is None else set(split.tolist())
+    given |= {TEST} if read_json(data / "parts.json")["test"] else set()
+    return [SPLITS[number] for number in sorted(given - {FIT})]
+
+
+def describe_splits(splits: Mapping[str, Array], given: Sequence[str]) -> str:
+    """Sizes of the splits, and which of them were given."""
+    sizes = [f"{name} {len(splits[name]):,}{' (given)' if name in given else ''}" for name in SPLITS]
+    return ", ".join(sizes)
 
 
 def _read_optional(path: Path) -> Array | None:
