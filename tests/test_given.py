@@ -43,7 +43,7 @@ def test_bytes_and_no_test_rows(tmp_path):
         ({"split": np.arange(60)}, "has shape .* and type int64; give text for each example of x_train: train, fit"),
         ({"split": np.char.replace(NAMES, "tune", "dev")}, "splits.column: 'split': 'dev' is not a split; allowed are"),
         ({"x_test": X, "y_test": Y}, "splits.column: 'split' names test examples, and the file has x_test, too"),
-        ({"who": np.arange(60) // 2}, "splits.keep_apart: 'who': examples of '0' are in train and in test, and 30"),
+        ({"who": np.arange(60) // 2}, "splits.keep_apart: 'who': examples of '0' are in train and in test .30 v"),
     ],
 )
 def test_what_cannot_be_used_is_told(tmp_path, arrays, told):

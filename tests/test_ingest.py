@@ -386,7 +386,7 @@ def prepare_bad(root, case):
     [
         ("nothing", r"source: .* does not exist; give a folder of images, Parquet files, a saved .* or hf:NAME"),
         ("empty", "source: .* has no images in class folders .*; give a folder with a folder"),
-        ("two classes", "y_train: 2 classes; give at least 3"),
+        ("two classes", r"source: .* has images in 2 class folders alone \(a/, b/\); give a folder with .* 3 at least"),
         ("new class in test", "source: class 'z' of test/ is not in train/; add it"),
         ("link to a file", "source: .*link.png' is a link to .*secret.png'; links .* are not followed; copy"),
         ("link to a folder", "source: .*d' is a link to .*a'; links to folders"),

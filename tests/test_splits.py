@@ -112,7 +112,7 @@ def test_nothing_given_is_as_before():
 def test_a_given_split_without_a_class_is_told():
     given = np.zeros(300, np.int8)
     given[[0, 1, 3, 4]] = 1  # classes 0 and 1
-    with pytest.raises(DataError, match=r"splits\.confuse: class 'class 2' has no example there"):
+    with pytest.raises(DataError, match=r"splits\.confuse: class 'class 2' .*; add some there, or leave"):
         place_rows(np.arange(300) % 3, names(3), SHARES, seed=0, given=given)
 
 
@@ -128,5 +128,5 @@ def test_what_is_drawn_keeps_values_apart():
 def test_values_that_the_given_splits_tear_apart_are_told():
     faces, given = np.array(["p1", "p2", "p2", "p3", "p3"]), np.array([0, 0, 0, 1, 3], np.int8)
     check_apart(faces[:3], given[:3], "here")
-    with pytest.raises(DataError, match="here: examples of 'p3' are in confuse and in test, and 1 values are torn"):
+    with pytest.raises(DataError, match=r"here: examples of 'p3' are in confuse and in test \(1 values are torn"):
         check_apart(faces, given, "here")

@@ -7,7 +7,7 @@ labels, class names, and a reader that any process can open. Nothing is decoded 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,8 @@ from raydistill.data.images import (
     peek_images,
     settle_form,
 )
-from raydistill.data.labels import check_classes
-from raydistill.data.splits import FIT, SPLIT_NAMES
+from raydistill.data.labels import FEWEST_CLASSES
+from raydistill.data.splits import SPLIT_NAMES
 from raydistill.errors import DataError
 from raydistill.files import Array
 
@@ -126,6 +126,7 @@ def list_images(root: Path, wish: FormWish | ImageForm) -> Catalogue:
         folders = {"train": root}
     listed = {part: _list_part(root, folder) for part, folder in folders.items()}
     names = sorted(listed["train"][0])
+    _check_names(root, names)
     files: list[tuple[str, int, int]] = []
     labels: list[Array] = []
     split: list[Array] = []
@@ -137,17 +138,8 @@ def list_images(root: Path, wish: FormWish | ImageForm) -> Catalogue:
             files += classes.get(name, [])
             labels.append(np.full(len(classes.get(name, [])), index, np.int64))
         split.append(np.full(sum(map(len, classes.values())), SPLIT_NAMES[part], np.int8))
-    if not listed["train"][0]:
-        raise DataError(
-            f"source: {str(root)!r} has no images in class folders ({', '.join(SUFFIXES)}); give a folder with a folder"
-            " for each class, Parquet files, or a saved Hugging Face dataset"
-        )
-    beside = [name for _, others in listed.values() for name in others]
-    left_out = [describe_beside(beside)] if beside else []
-    if root not in folders.values():
-        left_out += [f"{entry.name}/" for entry in _scan(root) if entry.is_dir() and entry.name not in folders]
     reader = ImageFiles(str(root), settle_form(wish, peek_images(_read_sample(root, files))))
-    catalogue = Catalogue(
+    return Catalogue(
         reader,
         np.concatenate(labels),
         names,
@@ -158,10 +150,37 @@ def list_images(root: Path, wish: FormWish | ImageForm) -> Catalogue:
         "images",
         lambda row: files[row][0],
         files,
-        left_out,
+        _list_beside(root, folders.values(), [name for _, others in listed.values() for name in others]),
     )
-    check_classes(catalogue.labels[catalogue.split == FIT], names)
-    return catalogue
+
+
+def _check_names(root: Path, names: Sequence[str]) -> None:
+    """Raise DataError for fewer class folders with images than classes are needed."""
+    if not names:
+        raise DataError(
+            f"source: {str(root)!r} has no images in class folders ({', '.join(SUFFIXES)}); give a folder with a folder"
+            " for each class, Parquet files, or a saved Hugging Face dataset"
+        )
+    if len(names) < FEWEST_CLASSES:
+        shown = ", ".join(f"{name}/" for name in names)
+        raise DataError(
+            f"source: {str(root)!r} has images in {len(names)} class folder{'s' * (len(names) > 1)} alone ({shown});"
+            f" give a folder with a folder for each class, {FEWEST_CLASSES} at least"
+        )
+
+
+def _list_beside(root: Path, folders: Collection[Path], names: Sequence[str]) -> list[str]:
+    """What is said of files that are no images of a class, and of folders that are no part."""
+    told = []
+    if len(names) == 1:
+        told.append(f"{names[0]}, which is no image by its name, or lies in no class folder")
+    elif names:
+        told.append(
+            f"{len(names):,} files that are no images by their names, or lie in no class folder, such as {names[0]}"
+        )
+    if root in folders:
+        return told
+    return told + [f"{entry.name}/" for entry in _scan(root) if entry.is_dir() and root / entry.name not in folders]
 
 
 def _read_sample(root: Path, files: Sequence[tuple[str, int, int]]) -> Iterator[bytes | None]:
@@ -176,13 +195,6 @@ def _read_sample(root: Path, files: Sequence[tuple[str, int, int]]) -> Iterator[
 def _is_part(folder: Path) -> bool:
     """Whether it holds class folders, and is not one itself."""
     return folder.is_dir() and any(entry.is_dir() for entry in _scan(folder))
-
-
-def describe_beside(names: Sequence[str]) -> str:
-    """What is said of files that are no images of a class."""
-    if len(names) == 1:
-        return f"{names[0]}, which is no image by its name, or lies in no class folder"
-    return f"{len(names):,} files that are no images by their names, or lie in no class folder, such as {names[0]}"
 
 
 def _list_part(root: Path, folder: Path) -> tuple[Mapping[str, list[tuple[str, int, int]]], list[str]]:

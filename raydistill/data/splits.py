@@ -6,7 +6,7 @@ that are drawn are stratified by class and seeded; with `keep_apart`, examples o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
@@ -44,8 +44,8 @@ def check_apart(values: Array, given: Array, where: str) -> None:
         value = int(np.argmax(low < high))
         first, second = (SPLITS[splits[value]].replace("fit", "train") for splits in (low, high))
         raise DataError(
-            f"{where}: examples of {str(distinct[value])!r} are in {first} and in {second}, and"
-            f" {int((low < high).sum())} values are torn apart so; mend the splits, or leave keep_apart out"
+            f"{where}: examples of {str(distinct[value])!r} are in {first} and in {second}"
+            f" ({int((low < high).sum())} values are torn apart so); mend the splits, or leave keep_apart out"
         )
 
 
@@ -70,7 +70,7 @@ def place_rows(
     drawn = split_rows(labels[free], class_names, missing, seed=seed, keep_apart=apart)
     splits = {name: free[rows] for name, rows in drawn.items()}
     splits |= {name: np.flatnonzero(given == SPLITS.index(name)) for name in shares if name not in missing}
-    check_splits(splits, labels, class_names)
+    check_splits(splits, labels, class_names, shares.keys() - missing.keys())
     return splits
 
 
@@ -102,16 +102,20 @@ def split_rows(
     return splits
 
 
-def check_splits(splits: Mapping[str, Array], labels: Array, class_names: Sequence[str]) -> None:
-    """Raise DataError if a class has no example in some split."""
+def check_splits(
+    splits: Mapping[str, Array], labels: Array, class_names: Sequence[str], given: Container[str] = ()
+) -> None:
+    """Raise DataError if a class has no example in some split. given: names of splits that the user gave."""
     for name, rows in splits.items():
         counts = np.bincount(labels[rows], minlength=len(class_names))
         if not counts.all():
             absent = int(np.argmin(counts))
             total = int((labels == absent).sum())
+            remedy = "give it more examples or remove it, or change the shares"
+            if name in given:
+                remedy = "add some there, or leave this split out of your data, and it is drawn"
             raise DataError(
-                f"splits.{name}: class {class_names[absent]!r} has no example there ({total} in all);"
-                " give it more examples or remove it, or change the shares"
+                f"splits.{name}: class {class_names[absent]!r} has no example there ({total} in all); {remedy}"
             )
 
 

@@ -88,7 +88,7 @@ def split_data(context: Context) -> None:
     )
     if parts["test"]:
         splits["test"] = np.arange(parts["train"], parts["train"] + parts["test"])
-        check_splits({"test": splits["test"]}, labels, names)
+        check_splits({"test": splits["test"]}, labels, names, ("test",))
     for name in SPLITS:
         write_array(folder / f"{name}.npy", splits[name])
     context.display.note(describe_splits(splits, list_given(data)))
