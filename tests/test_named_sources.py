@@ -97,7 +97,7 @@ def test_corrupt_records_are_told_listed_and_counted(tmp_path):
     (tmp_path / "images/b/05.png").write_bytes(b"no image")
     settings = {"images": {"max_corrupt": "5%"}}
     run, lines = prepare(tmp_path, data, **settings)
-    assert "corrupt records left out: 1, such as b/05.png; see corrupt.json" in lines
+    assert "corrupt records left out: 1, such as b/05.png; see 01_data/corrupt.json" in lines
     assert [record["name"] for record in read_json(run.stage_folder("data") / "corrupt.json")] == ["b/05.png"]
     facts = describe_data(Context(run, small_config(run.path, data, **settings), Silent(), InProcess))
     assert (facts["examples"], facts["corrupt"], facts["given"]) == (89, 1, [])

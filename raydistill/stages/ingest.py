@@ -84,7 +84,8 @@ def describe(config: Config, source: Source, corrupt: int) -> list[str]:
         why = f" ({' and '.join(chosen)} choose otherwise)" if chosen else ""
         lines.append(f"images become {describe_form(source.form)}{why}")
     if corrupt:
-        lines.append(f"corrupt records left out: {corrupt:,}, such as {source.corrupt[0]['name']}; see corrupt.json")
+        first = source.corrupt[0]["name"]
+        lines.append(f"corrupt records left out: {corrupt:,}, such as {first}; see 01_data/corrupt.json")
     return lines
 
 
