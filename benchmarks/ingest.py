@@ -29,9 +29,10 @@ from benchmarks.page import describe_making, replace_part
 from benchmarks.provenance import HERE
 from raydistill.data.images import ImageForm
 from raydistill.data.ingest import Wanted
+from raydistill.data.ingestion import RunBlocks, run_here
 from raydistill.display import Silent
 from raydistill.files import write_json
-from raydistill.ingest_command import RunBlocks, ingest, run_here
+from raydistill.ingest_command import ingest
 
 PAGE = HERE / "INGEST.md"
 HEAD = """# Larger than memory

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from raydistill.cluster import ClusterConfig
 from raydistill.credentials import check_credentials
 from raydistill.errors import ConfigError
+from raydistill.image_settings import ImagesConfig
 from raydistill.sections import Section, describe_validation_error
 
 
@@ -29,7 +30,11 @@ class SplitsConfig(Section):
     test: float = Field(0.12, gt=0, lt=0.5)
     """share held out for the report, where the data bring no test set of their own"""
     keep_apart: str | None = None
-    """name of an array of the data file; examples with the same value stay in one split (typeface, patient, ...)"""
+    """name of an array (npz) or column (parquet, hf); examples with the same value stay in one split (typeface,
+    patient, ...)"""
+    column: str | None = None
+    """name of an array (npz) or column (parquet, hf) that says of each example train, confuse, tune (or validation) or
+    test; a split of which nothing is said is drawn from train"""
 
 
 class GlyphsConfig(Section):
@@ -244,13 +249,16 @@ class Config(Section):
     """All settings of a run."""
 
     data: str
-    """digits, glyphs, npz:PATH (x_train, y_train, optional x_test, y_test, class_names), arrays:DIR (what raydistill
-    ingest wrote), or openml:NAME"""
+    """images:FOLDER (a folder for each class, or train/, test/ and so on of these); 'parquet:PATH?x=COLUMN&y=COLUMN';
+    'hf:NAME@CONFIG?x=COLUMN&y=COLUMN' (or a folder of save_to_disk); 'torchvision:NAME?root=FOLDER'; npz:PATH (x_train,
+    y_train, optional x_test, y_test, class_names); arrays:DIR (what raydistill ingest wrote); openml:NAME; digits;
+    glyphs. Quote names with ? and &, which mean something to shells"""
     run_dir: str
     """folder of the run, or a URI such as s3://bucket/folder: all is written there; the same command resumes it"""
     seed: int = Field(0, ge=0, lt=2**31)
     """seed of splits, initial weights, batches and search"""
     splits: SplitsConfig = SplitsConfig()
+    images: ImagesConfig = ImagesConfig()
     glyphs: GlyphsConfig = GlyphsConfig()
     generalist: GeneralistConfig = GeneralistConfig()
     grouping: GroupingConfig = GroupingConfig()

@@ -3,6 +3,7 @@
     manifest.json      configuration, version, and for each finished stage its key, seconds, and its files' checksums
     01_data/ …         one folder a stage, in the order of the pipeline
     timings/           how long things took; read by the report, never by a stage's key
+    ingest/            records that are decoded, while the data stage runs
     ray/               scratch of Ray's own; never read back
 
 A stage's key hashes its settings, the version of the package and the checksums of its inputs. A stage whose key stands
@@ -99,6 +100,11 @@ class RunFolder:
             if record is not None:
                 self._mirror.pull(folder, record["files"])
         return folder
+
+    @property
+    def ingest_folder(self) -> Path:
+        """Where records are decoded before the data stage takes them; outside of what a store follows."""
+        return self.path.with_name(f"{self.path.name}.ingest") if self._mirror else self.path / "ingest"
 
     def specialist_folder(self, index: int) -> Path:
         """Folder of one specialist."""
@@ -359,6 +365,7 @@ def result_settings(config: Config) -> dict[str, Any]:
     """The settings that decide results, as JSON."""
     settings = config.model_dump(mode="json")
     del settings["specialists"]["on_failure"]  # what is finished stands either way
+    del settings["images"]["max_corrupt"]
     return {name: value for name, value in settings.items() if name not in _NOT_RESULTS}
 
 

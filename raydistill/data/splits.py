@@ -1,12 +1,12 @@
 """Splits by purpose: fit (weights), confuse (confusions, early stopping), tune (search), test (the report alone).
 
-Comes in: labels and shares. Goes out: row numbers for each split, stratified by class and seeded; with `keep_apart`,
-examples of one value stay in one split.
+Comes in: labels and shares, and what the user has said of some examples. Goes out: row numbers for each split; those
+that are drawn are stratified by class and seeded; with `keep_apart`, examples of one value stay in one split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +14,64 @@ from raydistill.errors import DataError
 from raydistill.files import Array
 
 SPLITS = ("fit", "confuse", "tune", "test")
+FIT, CONFUSE, TUNE, TEST = range(len(SPLITS))
+SPLIT_NAMES = {
+    **{"train": FIT, "fit": FIT, "confuse": CONFUSE},
+    **{"tune": TUNE, "validation": TUNE, "valid": TUNE, "val": TUNE, "test": TEST},
+}
+"""What users call them, in values and in names of folders, files and splits. Of fit, what is missing is drawn."""
+
+
+def number_splits(names: Sequence[str | None], where: str) -> Array:
+    """Users' names as numbers of SPLITS, (N,) int8. where: what holds them. Raises DataError for unknown names."""
+    unknown = sorted({str(name) for name in names if name not in SPLIT_NAMES})
+    if unknown:
+        shown = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        raise DataError(f"{where}: {shown} is not a split; allowed are {', '.join(SPLIT_NAMES)}")
+    return np.array([SPLIT_NAMES[str(name)] for name in names], np.int8)
+
+
+def check_apart(values: Array, given: Array, where: str) -> None:
+    """Raise DataError where examples of one value were put into several splits by the user.
+
+    values: (N,); given: (N,) numbers of SPLITS. where: the setting and what holds the values.
+    """
+    distinct, inverse = np.unique(values, return_inverse=True)
+    low, high = np.full(len(distinct), TEST, np.int8), np.zeros(len(distinct), np.int8)
+    np.minimum.at(low, inverse, given)
+    np.maximum.at(high, inverse, given)
+    if (low < high).any():
+        value = int(np.argmax(low < high))
+        first, second = (SPLITS[splits[value]].replace("fit", "train") for splits in (low, high))
+        raise DataError(
+            f"{where}: examples of {str(distinct[value])!r} are in {first} and in {second}"
+            f" ({int((low < high).sum())} values are torn apart so); mend the splits, or leave keep_apart out"
+        )
+
+
+def place_rows(
+    labels: Array,
+    class_names: Sequence[str],
+    shares: Mapping[str, float],
+    *,
+    seed: int,
+    given: Array | None = None,
+    keep_apart: Array | None = None,
+) -> dict[str, Array]:
+    """Splits of training rows 0 to N-1 of which some are given, (N,) numbers of SPLITS or None; the others are drawn.
+
+    Those of fit are where splits without any row are drawn from; see `split_rows`.
+    """
+    if given is None:
+        return split_rows(labels, class_names, shares, seed=seed, keep_apart=keep_apart)
+    free = np.flatnonzero(given == FIT)
+    missing = {name: share for name, share in shares.items() if not (given == SPLITS.index(name)).any()}
+    apart = None if keep_apart is None else keep_apart[free]
+    drawn = split_rows(labels[free], class_names, missing, seed=seed, keep_apart=apart)
+    splits = {name: free[rows] for name, rows in drawn.items()}
+    splits |= {name: np.flatnonzero(given == SPLITS.index(name)) for name in shares if name not in missing}
+    check_splits(splits, labels, class_names, shares.keys() - missing.keys())
+    return splits
 
 
 def split_rows(
@@ -44,16 +102,20 @@ def split_rows(
     return splits
 
 
-def check_splits(splits: Mapping[str, Array], labels: Array, class_names: Sequence[str]) -> None:
-    """Raise DataError if a class has no example in some split."""
+def check_splits(
+    splits: Mapping[str, Array], labels: Array, class_names: Sequence[str], given: Container[str] = ()
+) -> None:
+    """Raise DataError if a class has no example in some split. given: names of splits that the user gave."""
     for name, rows in splits.items():
         counts = np.bincount(labels[rows], minlength=len(class_names))
         if not counts.all():
             absent = int(np.argmin(counts))
             total = int((labels == absent).sum())
+            remedy = "give it more examples or remove it, or change the shares"
+            if name in given:
+                remedy = "add some there, or leave this split out of your data, and it is drawn"
             raise DataError(
-                f"splits.{name}: class {class_names[absent]!r} has no example there ({total} in all);"
-                " give it more examples or remove it, or change the shares"
+                f"splits.{name}: class {class_names[absent]!r} has no example there ({total} in all); {remedy}"
             )
 
 

@@ -19,6 +19,7 @@ from raydistill.files import Array, read_json
 from raydistill.groups import name_group
 from raydistill.report.answers import Answers
 from raydistill.stages.context import Context
+from raydistill.stages.data import list_given
 from raydistill.stages.groups import read_members, read_skipped
 from raydistill.stages.networks import read_training
 
@@ -34,8 +35,16 @@ def describe_data(context: Context) -> dict[str, Any]:
         "classes": examples.classes,
         "shape": list(examples.input_shape),
         "splits": {name: len(read_split(context.run, name)) for name in SPLITS},
+        "given": list_given(context.run.stage_folder("data")),
+        "corrupt": count_corrupt(context),
         "seed": context.config.seed,
     }
+
+
+def count_corrupt(context: Context) -> int:
+    """Records that could not be read and were left out; the data stage's corrupt.json lists them."""
+    path = context.run.stage_folder("data") / "corrupt.json"
+    return len(read_json(path)) if path.exists() else 0
 
 
 def describe_transfer(context: Context) -> dict[str, Any]:
