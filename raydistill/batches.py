@@ -96,6 +96,16 @@ def shuffle_rows(rows: Tensor) -> Sampler:
     return lambda generator: rows[torch.randperm(len(rows), generator=generator)]
 
 
+def repeat_rows(rows: Tensor, count: int) -> Sampler:
+    """So many rows an epoch: all of them, in random order, again and again; of the last round as many as are left."""
+    rounds = -(-count // len(rows))
+
+    def sample(generator: torch.Generator) -> Tensor:
+        return torch.cat([rows[torch.randperm(len(rows), generator=generator)] for _ in range(rounds)])[:count]
+
+    return sample
+
+
 def mix_seed(*parts: int) -> int:
     """One 63-bit seed from several numbers; different parts give unrelated seeds."""
     mixed = 0

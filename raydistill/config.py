@@ -163,7 +163,7 @@ class TeacherConfig(Section):
 
 
 class TransferConfig(Section):
-    """The examples that the student learns from (the transfer set): a part of the training rows."""
+    """The examples that the student learns from (the transfer set): training rows, and examples without labels."""
 
     share: float = Field(1.0, gt=0, le=1)
     """share of each class's training rows"""
@@ -171,6 +171,9 @@ class TransferConfig(Section):
     """names of the classes that it has; left out: all"""
     without: tuple[str, ...] = ()
     """names of classes that it has not"""
+    unlabeled: str | None = None
+    """examples without labels, all of which it has: npz:PATH (array x), arrays:DIR or images:FOLDER (files at any
+    depth, of the run's own size, or decoded as its images are); the student learns them from the teacher alone"""
     repair: Literal["auto", "never"] = "auto"
     """auto: biases of classes that are absent or rare there are fitted on the tune split when the student is trained"""
 

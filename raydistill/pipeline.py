@@ -18,6 +18,7 @@ from typing import Any
 from raydistill.config import Config
 from raydistill.confusion import MOST_PREDICTIONS
 from raydistill.data.sources import check_source, identify_source
+from raydistill.data.unlabeled import check_unlabeled, identify_unlabeled
 from raydistill.display import Display
 from raydistill.errors import ConfigError
 from raydistill.execution import Executor
@@ -40,7 +41,9 @@ from raydistill.stages.teacher import (
 )
 
 PIPELINE = (
-    Stage("data", (), identify_source, prepare_data),
+    Stage(
+        "data", (), lambda config: identify_source(config) | identify_unlabeled(config.transfer.unlabeled), prepare_data
+    ),
     Stage("splits", ("data",), lambda config: [config.splits, config.seed], split_data),
     Stage("generalist", ("data", "splits"), lambda config: [config.generalist, config.seed], run_generalist),
     Stage(
@@ -92,7 +95,7 @@ PIPELINE = (
             config.specialists.dustbin,
             config.teacher,
             config.targets,
-            config.transfer.model_dump(mode="json", exclude={"repair"}),
+            config.transfer.model_dump(mode="json", exclude={"repair", "unlabeled"}),
             config.student.shift,
             config.seed,
         ],
@@ -133,6 +136,7 @@ def run_pipeline(
     Raises RaydistillError before any training if data, settings, models or the folder cannot be used.
     """
     check_source(config.data)
+    check_unlabeled(config.transfer.unlabeled)
     stages = list_stages(config, until)
     run = RunFolder(config.run_dir)
     lock = run.acquire_lock()

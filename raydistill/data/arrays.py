@@ -30,7 +30,7 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Examples:
-    """All rows of a run. x: (N, ...) in the stored type; y: (N,) int64; both mapped copy-on-write."""
+    """All rows of a run. x: (N, ...) in the stored type; y: (N,) int64, -1 for none; both mapped copy-on-write."""
 
     x: Tensor
     y: Tensor
@@ -65,6 +65,13 @@ def read_split(run: RunFolder, name: str) -> Tensor:
 def read_transfer_rows(run: RunFolder) -> Tensor:
     """Row numbers of the transfer set, sorted, mapped; the targets stage chooses them."""
     return torch.from_numpy(map_array(run.stage_folder("targets") / "rows.npy"))
+
+
+def read_unlabeled_rows(run: RunFolder) -> Tensor:
+    """Row numbers of the examples without labels, which are the last ones."""
+    parts = read_json(run.stage_folder("data") / "parts.json")
+    first = parts["train"] + parts["test"]
+    return torch.arange(first, first + parts["unlabeled"])
 
 
 def measure_normalisation(x: Tensor, rows: Tensor, block: int = 8192) -> Normalisation:

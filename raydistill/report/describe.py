@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from raydistill.data.arrays import read_split, read_transfer_rows
+from raydistill.data.arrays import read_split, read_transfer_rows, read_unlabeled_rows
 from raydistill.data.splits import SPLITS
 from raydistill.files import Array, read_json
 from raydistill.groups import name_group
@@ -30,7 +30,7 @@ def describe_data(context: Context) -> dict[str, Any]:
     examples = context.examples
     return {
         "source": context.config.data,
-        "examples": len(examples.y),
+        "examples": int((examples.y >= 0).sum()),
         "classes": examples.classes,
         "shape": list(examples.input_shape),
         "splits": {name: len(read_split(context.run, name)) for name in SPLITS},
@@ -39,9 +39,10 @@ def describe_data(context: Context) -> dict[str, Any]:
 
 
 def describe_transfer(context: Context) -> dict[str, Any]:
-    """Size of the transfer set, and its share of the training rows."""
+    """Size of the transfer set, the share of the training rows in it, and how many rows in it have no labels."""
     chosen, training = len(read_transfer_rows(context.run)), len(read_split(context.run, "fit"))
-    return {"examples": chosen, "share_of_training": chosen / training}
+    unlabeled = len(read_unlabeled_rows(context.run))
+    return {"examples": chosen, "share_of_training": (chosen - unlabeled) / training, "unlabeled": unlabeled}
 
 
 def describe_generalist(context: Context) -> dict[str, Any]:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 
 from raydistill.data.arrays import measure_normalisation, read_split
 from raydistill.data.sources import Source, load_source
 from raydistill.data.splits import SPLITS, check_splits, split_rows
+from raydistill.data.unlabeled import Rows, load_unlabeled
 from raydistill.files import Array, link_file, publish, read_array, read_json, write_array, write_json, write_mapped
 from raydistill.stages.context import Context
 
+BLOCK_BYTES = 1 << 24  # that are copied at once
+
 
 def prepare_data(context: Context) -> None:
-    """Write x.npy (training rows, then test rows), y.npy, classes.json and parts.json; form.json of decoded images."""
+    """Write x.npy (training, test, then unlabeled rows), y.npy, classes.json, parts.json; form.json of decoded images.
+
+    y.npy: -1 where there is no label.
+    """
     folder = context.run.stage_folder("data")
     what = "typefaces rendered" if context.config.data == "glyphs" else "rows verified"
 
@@ -22,22 +31,35 @@ def prepare_data(context: Context) -> None:
         context.display.update(done / total, f"{done:,} of {total:,} {what}")
 
     source = load_source(context.config, lambda *args: context.executor.map(*args), on_done)
-    parts = [source.x_train] if source.x_test is None else [source.x_train, source.x_test]
-    shape = (sum(len(part) for part in parts), *source.x_train.shape[1:])
-    if source.file is not None:
+    unlabeled = load_unlabeled(context.config, source)
+    if source.file is not None and not unlabeled:
         link_file(source.file, folder / "x.npy")
         publish(folder / "x.npy")
     else:
-        with write_mapped(folder / "x.npy", shape, storage_type(source)) as x:
-            np.concatenate(parts, out=x, casting="unsafe")
+        parts = [source.x_train, *([] if source.x_test is None else [source.x_test]), *unlabeled]
+        write_examples(folder / "x.npy", parts, storage_type(source))
     labels = [source.y_train] if source.y_test is None else [source.y_train, source.y_test]
+    counts = {"train": len(source.x_train), "test": sum(map(len, labels[1:])), "unlabeled": sum(map(len, unlabeled))}
+    labels.append(np.full(counts["unlabeled"], -1))
     write_array(folder / "y.npy", np.concatenate(labels).astype(np.int64))
     if source.keep_apart is not None:
         write_array(folder / "keep_apart.npy", np.unique(source.keep_apart, return_inverse=True)[1].astype(np.int64))
     if source.form is not None:
         write_json(folder / "form.json", asdict(source.form))
     write_json(folder / "classes.json", source.class_names)
-    write_json(folder / "parts.json", {"train": len(source.x_train), "test": shape[0] - len(source.x_train)})
+    write_json(folder / "parts.json", counts)
+
+
+def write_examples(path: Path, parts: Sequence[Rows], dtype: np.dtype) -> None:
+    """Write examples as one array, a block at a time. parts: (N, ...) each, of one shape."""
+    shape, done = parts[0][:1].shape[1:], 0
+    size = max(1, BLOCK_BYTES // (math.prod(shape) * dtype.itemsize))
+    with write_mapped(path, (sum(map(len, parts)), *shape), dtype) as x:
+        for part in parts:
+            for start in range(0, len(part), size):
+                block = part[start : start + size]
+                x[done : done + len(block)] = block
+                done += len(block)
 
 
 def storage_type(source: Source) -> np.dtype:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydistill.batches import Batch, Batches, shuffle_rows
+from raydistill.batches import Batch, Batches, repeat_rows
 from raydistill.biases import apply_biases, find_biases, find_scarce_classes, fit_biases
 from raydistill.config import Config
 from raydistill.data.arrays import Examples, open_examples, read_split, read_transfer_rows
 from raydistill.execution import Beat, Job, Role, SearchSpace, Trial
-from raydistill.files import read_json, refresh, remove, write_json
+from raydistill.files import read_array, read_json, refresh, remove, write_json
 from raydistill.forward import place_model
 from raydistill.losses import WithGradient
 from raydistill.models import find_output_layer
@@ -125,15 +125,17 @@ def train_student(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     run, name = RunFolder(arguments["run_dir"]), arguments["name"]
     config = run.read_config()
     folder, teacher = run.student_folder(name), list_students(config)[name]
+    labelled = teacher is None
     loss: Loss = batch_label_loss
     if teacher is not None:
         loss = cached_loss(run, teacher, arguments["temperature"], arguments["label_weight"])
     patience = config.student.labels_patience if teacher is None else None
 
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
-        model, progress = train_student_network(run, config, "student", loss, checkpoint, beat, patience)
+        model, progress = train_student_network(run, config, "student", loss, checkpoint, beat, patience, labelled)
         if config.transfer.repair == "auto":
-            repair_biases(model, folder / "repair.json", run, open_examples(run))
+            examples = open_examples(run)
+            repair_biases(model, folder / "repair.json", run, examples, count_classes(run, examples, labelled))
         return model, progress
 
     return {"epochs": len(train_once(folder, train)["history"])}
@@ -141,17 +143,35 @@ def train_student(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
 
 def check_repair(run: RunFolder, config: Config, examples: Examples, student: nn.Module, transfer: Tensor) -> None:
     """Whether the biases of classes that are scarce in the transfer set can be repaired, if any. Raises ModelError."""
-    reference = examples.y[read_split(run, "tune")]
-    if config.transfer.repair == "auto" and len(find_scarce_classes(examples.y[transfer], reference, examples.classes)):
+    reference = examples.y[read_split(run, "tune")].bincount(minlength=examples.classes)
+    labels = examples.y[transfer]
+    has_unlabeled = bool((labels < 0).any())  # of what classes these are, the teacher will say
+    scarce = find_scarce_classes(labels[labels >= 0].bincount(minlength=examples.classes), reference)
+    if config.transfer.repair == "auto" and (has_unlabeled or len(scarce)):
         find_biases(student, examples.classes)
 
 
-def repair_biases(model: nn.Module, path: Path, run: RunFolder, examples: Examples) -> None:
-    """Fit the biases of classes that are scarce in the transfer set on the tune split, and tell it in a file."""
+def count_classes(run: RunFolder, examples: Examples, labelled: bool) -> Tensor:
+    """How many examples of each class a student learns from, (K,). labelled: only from those with labels."""
+    if not labelled:
+        return torch.from_numpy(read_array(run.stage_folder("targets") / "class_counts.npy"))
+    return examples.y[find_labelled(examples, read_transfer_rows(run))].bincount(minlength=examples.classes)
+
+
+def find_labelled(examples: Examples, rows: Tensor) -> Tensor:
+    """Those of the rows (N,) that have labels."""
+    return rows[examples.y[rows] >= 0]
+
+
+def repair_biases(model: nn.Module, path: Path, run: RunFolder, examples: Examples, transfer: Tensor) -> None:
+    """Fit the biases of classes that are scarce in the transfer set on the tune split, and tell it in a file.
+
+    transfer: (K,), how many examples of each class the model has learned from.
+    """
     remove(path)
     rows = read_split(run, "tune")
     labels = examples.y[rows]
-    scarce = find_scarce_classes(examples.y[read_transfer_rows(run)], labels, examples.classes)
+    scarce = find_scarce_classes(transfer, labels.bincount(minlength=examples.classes))
     if len(scarce) == 0:
         return
     logits = predict_logits(model, examples.x, rows)
@@ -177,13 +197,17 @@ def train_student_network(
     checkpoint: Path,
     beat: Beat,
     patience: int | None = None,
+    labelled: bool = False,
 ) -> tuple[nn.Module, Progress]:
-    """Train a fresh student on the transfer set; without patience, the tune split is only watched."""
+    """Train a fresh student on the transfer set; without patience, the tune split is only watched.
+
+    labelled: on its rows with labels alone, with as many steps.
+    """
     examples, settings, device = open_examples(run), config.student, choose_device()
-    model = place_model(build_student(run, config, examples), settings, device)
+    model, rows = place_model(build_student(run, config, examples), settings, device), read_transfer_rows(run)
     batches = Batches(
         examples,
-        shuffle_rows(read_transfer_rows(run)),
+        repeat_rows(find_labelled(examples, rows) if labelled else rows, len(rows)),
         settings.batch_size,
         0,
         network_seed(config, "student"),
