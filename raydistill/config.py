@@ -28,6 +28,9 @@ class SplitsConfig(Section):
     """share of the training examples that the search and the choice of student look at"""
     test: float = Field(0.12, gt=0, lt=0.5)
     """share held out for the report, where the data bring no test set of their own"""
+    rare: Literal["refuse", "allow"] = "refuse"
+    """classes with fewer training examples than splits: refuse; or allow them to be absent from confuse, tune or test
+    (an example goes to fit, the next to test, confuse, tune): what such a split measures then leaves them out"""
     keep_apart: str | None = None
     """name of an array of the data file; examples with the same value stay in one split (typeface, patient, ...)"""
 
@@ -129,6 +132,17 @@ class SpecialistsConfig(TrainingConfig):
     workers: int = Field(1, ge=1)
     """data-parallel Ray Train workers of one specialist, each with the needs of cluster.specialist; 1: all specialists
     share one pool of workers"""
+
+
+class BalanceConfig(Section):
+    """What is done for rare classes, alike for generalist, specialists and student, so that they can be combined."""
+
+    prior: Literal["natural", "sqrt", "equal"] = "natural"
+    """for which shares of classes the probabilities hold: natural, those of the training rows; equal: all classes are
+    as frequent (the logit-adjusted loss of Menon et al. 2021), which is what balanced accuracy wants; sqrt: between"""
+    sampling: Literal["natural", "sqrt", "equal"] = "natural"
+    """how often classes are sampled while training: as they are; equal: all as often; sqrt: between. The loss takes it
+    into account, so that probabilities hold for the shares of balance.prior all the same"""
 
 
 class EnsembleConfig(Section):
@@ -258,6 +272,7 @@ class Config(Section):
     generalist: GeneralistConfig = GeneralistConfig()
     grouping: GroupingConfig = GroupingConfig()
     specialists: SpecialistsConfig = SpecialistsConfig()
+    balance: BalanceConfig = BalanceConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     teacher: TeacherConfig = TeacherConfig()
     transfer: TransferConfig = TransferConfig()

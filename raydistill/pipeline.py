@@ -45,7 +45,12 @@ PIPELINE = (
         "data", (), lambda config: identify_source(config) | identify_unlabeled(config.transfer.unlabeled), prepare_data
     ),
     Stage("splits", ("data",), lambda config: [config.splits, config.seed], split_data),
-    Stage("generalist", ("data", "splits"), lambda config: [config.generalist, config.seed], run_generalist),
+    Stage(
+        "generalist",
+        ("data", "splits"),
+        lambda config: [config.generalist, config.balance, config.seed],
+        run_generalist,
+    ),
     Stage(
         "confusion",
         ("data", "splits", "generalist"),
@@ -69,6 +74,7 @@ PIPELINE = (
         ("data", "splits", "generalist", "groups"),
         lambda config: [
             config.specialists.model_dump(mode="json", exclude={"on_failure"}),
+            config.balance,
             _default_passes(config),
             config.seed,
         ],
@@ -78,7 +84,7 @@ PIPELINE = (
     Stage(
         "seeds",
         ("data", "splits"),
-        lambda config: [config.generalist, config.teacher.seeds, config.seed],
+        lambda config: [config.generalist, config.balance, config.teacher.seeds, config.seed],
         run_seeds,
     ),
     Stage(
@@ -204,7 +210,14 @@ def to_json(value: Any) -> Any:
 
 def _student_settings(config: Config) -> list[Any]:
     """What decides a student's training."""
-    return [config.student, config.teacher.kind, _student_model(config), _default_passes(config), config.seed]
+    return [
+        config.student,
+        config.balance,
+        config.teacher.kind,
+        _student_model(config),
+        _default_passes(config),
+        config.seed,
+    ]
 
 
 def _default_passes(config: Config) -> Any:

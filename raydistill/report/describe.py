@@ -38,6 +38,16 @@ def describe_data(context: Context) -> dict[str, Any]:
     }
 
 
+def describe_balance(context: Context) -> dict[str, Any]:
+    """How the training rows are spread over the classes, and for which shares the probabilities hold."""
+    counts = context.examples.y[read_split(context.run, "fit")].bincount(minlength=context.examples.classes)
+    return {
+        **context.config.balance.model_dump(),
+        "largest_class": {"class": context.examples.class_names[int(counts.argmax())], "examples": int(counts.max())},
+        "smallest_class": {"class": context.examples.class_names[int(counts.argmin())], "examples": int(counts.min())},
+    }
+
+
 def describe_transfer(context: Context) -> dict[str, Any]:
     """Size of the transfer set, the share of the training rows in it, and how many rows in it have no labels."""
     chosen, training = len(read_transfer_rows(context.run)), len(read_split(context.run, "fit"))

@@ -16,6 +16,7 @@ from raydistill.data.unlabeled import Rows, load_unlabeled
 from raydistill.files import Array, link_file, publish, read_array, read_json, write_array, write_json, write_mapped
 from raydistill.stages.context import Context
 
+IMBALANCED = 20  # times as many examples of the largest class as of the smallest, from which rare ones are told of
 BLOCK_BYTES = 1 << 24  # that are copied at once
 
 
@@ -81,13 +82,22 @@ def split_data(context: Context) -> None:
     if parts["test"] == 0:
         shares["test"] = config.splits.test
     train_labels = labels[: parts["train"]]
-    splits: dict[str, Array] = split_rows(train_labels, names, shares, seed=config.seed, keep_apart=keep_apart)
+    rare = config.splits.rare
+    splits: dict[str, Array] = split_rows(
+        train_labels, names, shares, seed=config.seed, keep_apart=keep_apart, rare=rare
+    )
     if parts["test"]:
         splits["test"] = np.arange(parts["train"], parts["train"] + parts["test"])
-        check_splits({"test": splits["test"]}, labels, names)
+        check_splits({"test": splits["test"]}, labels, names, rare)
     for name in SPLITS:
         write_array(folder / f"{name}.npy", splits[name])
     context.display.note(", ".join(f"{name} {len(splits[name]):,}" for name in SPLITS))
+    counts = np.bincount(labels[splits["fit"]])
+    if counts.max() > IMBALANCED * counts.min() and config.balance.prior == "natural":
+        context.display.note(
+            f"classes have from {counts.min():,} to {counts.max():,} training examples; where rare ones matter as much"
+            " as frequent ones, give --balance.prior equal"
+        )
     fit = read_split(context.run, "fit")
     normalisation = measure_normalisation(context.examples.x, fit)
     write_json(folder / "normalisation.json", vars(normalisation))

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from raydistill.batches import choose_batch_size, mix_seed
+from raydistill.balance import Balance, read_balance, sample_by_weight
+from raydistill.batches import Sampler, choose_batch_size, mix_seed, repeat_rows
 from raydistill.config import Config
 from raydistill.data.arrays import Examples, read_normalisation, read_split, read_transfer_rows
 from raydistill.execution import Role
@@ -52,10 +53,22 @@ def count_passes(run: RunFolder, config: Config, role: Role) -> int:
     return max(fewest, round(share * passes))
 
 
+def open_balance(run: RunFolder, config: Config, examples: Examples) -> Balance | None:
+    """What is done for rare classes, by the shares of classes in the fit split; None where nothing is."""
+    return read_balance(config.balance, examples.y[read_split(run, "fit")], examples.classes)
+
+
 def build_generalist(run: RunFolder, config: Config, examples: Examples, index: int = 0) -> nn.Module:
     """The generalist's architecture with seeded weights. index: 0 for the run's own, else that of another seed."""
     seed = network_seed(config, "generalist", index)
     return _build(run, config.generalist.model, config.generalist.options, examples, seed)
+
+
+def sample_rows(examples: Examples, rows: Tensor, count: int, balance: Balance | None) -> Sampler:
+    """So many rows an epoch: all alike, again and again, or each class as often as the balance wants it."""
+    if balance is None or balance.sampling == 0:
+        return repeat_rows(rows, count)
+    return sample_by_weight(rows, balance.weigh_rows(examples.y[rows]), count)
 
 
 def build_student(run: RunFolder, config: Config, examples: Examples) -> nn.Module:

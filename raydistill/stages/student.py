@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydistill.batches import Batch, Batches, repeat_rows
+from raydistill.balance import Balance, balance_soft_loss, balanced_label_loss
+from raydistill.batches import Batch, Batches
 from raydistill.biases import apply_biases, find_biases, find_scarce_classes, fit_biases
 from raydistill.config import Config
 from raydistill.data.arrays import Examples, open_examples, read_split, read_transfer_rows
@@ -20,12 +21,12 @@ from raydistill.models import find_output_layer
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import predict_logits, score_labels
 from raydistill.stages.context import Context
-from raydistill.stages.networks import build_student, count_passes, network_seed, train_once
+from raydistill.stages.networks import build_student, count_passes, network_seed, open_balance, sample_rows, train_once
 from raydistill.stages.roles import list_students, student_teacher
 from raydistill.stages.teacher import build_views, open_targets
 from raydistill.stages.timings import TrialTimes
 from raydistill.targets import SoftTargets
-from raydistill.training import Loss, Progress, batch_label_loss, train_model
+from raydistill.training import Loss, Progress, train_model
 from raydistill.workers import choose_device
 
 
@@ -102,7 +103,8 @@ def train_trial(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     temperature, label_weight = float(arguments["temperature"]), float(arguments["label_weight"])
     folder = run.stage_folder("search") / "trials" / f"{temperature!r}_{label_weight!r}"
     refresh(folder)
-    loss = cached_loss(run, student_teacher(config), temperature, label_weight)
+    balance = open_balance(run, config, open_examples(run))
+    loss = cached_loss(run, student_teacher(config), temperature, label_weight, balance)
     progress = train_student_network(run, config, "trial", loss, folder / "checkpoint.safetensors", beat)[1]
     return {"values": [record["value"] for record in progress.history]}
 
@@ -126,16 +128,18 @@ def train_student(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     config = run.read_config()
     folder, teacher = run.student_folder(name), list_students(config)[name]
     labelled = teacher is None
-    loss: Loss = batch_label_loss
+    balance = open_balance(run, config, open_examples(run))
+    loss = balanced_label_loss(balance)
     if teacher is not None:
-        loss = cached_loss(run, teacher, arguments["temperature"], arguments["label_weight"])
+        loss = cached_loss(run, teacher, arguments["temperature"], arguments["label_weight"], balance)
     patience = config.student.labels_patience if teacher is None else None
 
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
         model, progress = train_student_network(run, config, "student", loss, checkpoint, beat, patience, labelled)
         if config.transfer.repair == "auto":
             examples = open_examples(run)
-            repair_biases(model, folder / "repair.json", run, examples, count_classes(run, examples, labelled))
+            learned = count_classes(run, examples, labelled)
+            repair_biases(model, folder / "repair.json", run, examples, learned, balance)
         return model, progress
 
     return {"epochs": len(train_once(folder, train)["history"])}
@@ -163,7 +167,14 @@ def find_labelled(examples: Examples, rows: Tensor) -> Tensor:
     return rows[examples.y[rows] >= 0]
 
 
-def repair_biases(model: nn.Module, path: Path, run: RunFolder, examples: Examples, transfer: Tensor) -> None:
+def repair_biases(
+    model: nn.Module,
+    path: Path,
+    run: RunFolder,
+    examples: Examples,
+    transfer: Tensor,
+    balance: Balance | None = None,
+) -> None:
     """Fit the biases of classes that are scarce in the transfer set on the tune split, and tell it in a file.
 
     transfer: (K,), how many examples of each class the model has learned from.
@@ -175,7 +186,8 @@ def repair_biases(model: nn.Module, path: Path, run: RunFolder, examples: Exampl
     if len(scarce) == 0:
         return
     logits = predict_logits(model, examples.x, rows)
-    offsets = fit_biases(logits, labels, scarce)
+    natural = logits if balance is None else logits + balance.offset(sampled=False)  # as these rows are
+    offsets = fit_biases(natural, labels, scarce)
     apply_biases(model, scarce, offsets, examples.classes)
     repaired = predict_logits(model, examples.x, rows)
     write_json(
@@ -205,9 +217,10 @@ def train_student_network(
     """
     examples, settings, device = open_examples(run), config.student, choose_device()
     model, rows = place_model(build_student(run, config, examples), settings, device), read_transfer_rows(run)
+    balance = open_balance(run, config, examples)
     batches = Batches(
         examples,
-        repeat_rows(find_labelled(examples, rows) if labelled else rows, len(rows)),
+        sample_rows(examples, find_labelled(examples, rows) if labelled else rows, len(rows), balance),
         settings.batch_size,
         0,
         network_seed(config, "student"),
@@ -220,7 +233,7 @@ def train_student_network(
         loss,
         settings,
         epochs=count_passes(run, config, role),
-        validate=score_labels(examples, read_split(run, "tune")),
+        validate=score_labels(examples, read_split(run, "tune"), balance),
         patience=patience,
         checkpoint=checkpoint,
         beat=beat,
@@ -228,9 +241,14 @@ def train_student_network(
     return model, progress
 
 
-def cached_loss(run: RunFolder, teacher: str, temperature: float, label_weight: float) -> Loss:
-    """The run's `soft_loss` with the targets of a teacher."""
-    return soft_loss(open_targets(run, teacher), read_transfer_rows(run), temperature, label_weight)
+def cached_loss(
+    run: RunFolder, teacher: str, temperature: float, label_weight: float, balance: Balance | None = None
+) -> Loss:
+    """The run's `soft_loss` with the targets of a teacher. A balance is for the labels' part: a teacher has its own."""
+    targets, rows = open_targets(run, teacher), read_transfer_rows(run)
+    if balance is None or label_weight == 0:
+        return soft_loss(targets, rows, temperature, label_weight)
+    return balance_soft_loss(soft_loss(targets, rows, temperature, 0.0), balance, label_weight)
 
 
 def soft_loss(targets: SoftTargets, rows: Tensor, temperature: float, label_weight: float) -> Loss:
