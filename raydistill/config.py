@@ -44,6 +44,9 @@ class GlyphsConfig(Section):
     """height and width of an image, in pixels"""
 
 
+AUGMENTATIONS = ("flip", "crop", "rotate", "colour", "noise", "erase", "mixup")
+
+
 class TrainingConfig(Section):
     """How one network is trained. Its learning rate rises for a twentieth of the steps, then falls along a cosine."""
 
@@ -57,6 +60,9 @@ class TrainingConfig(Section):
     """decoupled weight decay of AdamW"""
     shift: int = Field(0, ge=0)
     """augmentation: random shifts of an image by up to so many pixels, afresh at each pass"""
+    augment: tuple[str, ...] = ()
+    """more augmentation, on the device: some of flip, crop, rotate, colour, noise, erase, mixup, and your own
+    package.module:function of (batch, generator) that returns a batch"""
     max_norm: float | None = Field(None, gt=0)
     """longest vector of incoming weights that a unit may have; longer ones are shortened to it after each step"""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -66,6 +72,14 @@ class TrainingConfig(Section):
     training starts or goes on, which pays where steps are long"""
     channels_last: bool = False
     """keep images' channels last in memory while training, which convolutions on a GPU's tensor cores want"""
+
+    @field_validator("augment")
+    @classmethod
+    def _check_augment(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in AUGMENTATIONS and ":" not in name]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is unknown; give some of {', '.join(AUGMENTATIONS)}, or module:function")
+        return names
 
 
 class GeneralistConfig(TrainingConfig):
@@ -196,8 +210,8 @@ class TargetsConfig(Section):
     """The cache of soft targets."""
 
     views: int | None = Field(None, ge=1)
-    """shifted views of an image, each with the teacher's answer to that very view, which the student sees in turn; left
-    out: 8 where student.shift is above 0, else 1. The first view is the image as it is"""
+    """views of an image, each with the teacher's answer to that very view, which the student sees in turn; left out: 8
+    where there is a student.shift or student.augment, else 1. The first view is the image as it is"""
 
     dense_classes: int = Field(1024, ge=2)
     """up to so many classes, every log-probability is stored; above, the most important ones and the rest's mass"""
@@ -246,6 +260,8 @@ class StudentConfig(TrainingConfig):
     """passes over the transfer set; left out: 1.8 times the generalist's steps"""
     shift: int = Field(0, ge=0)
     """augmentation: shifts of an image by up to so many pixels, the same for teacher and student (see targets.views)"""
+    augment: tuple[str, ...] = ()
+    """more augmentation of these views: some of flip, crop, rotate, colour, noise, erase"""
     controls: bool = True
     """train the controls too: the same network, steps and seed; without, there is nothing to compare with"""
     labels_patience: int | None = Field(None, ge=1)
@@ -255,6 +271,17 @@ class StudentConfig(TrainingConfig):
     """as generalist.model; left out: the generalist's own architecture"""
     options: dict[str, Any] = Field(default_factory=dict)
     """keyword arguments of the model"""
+
+    @field_validator("augment")
+    @classmethod
+    def _check_views(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name == "mixup" or ":" in name:
+                raise ValueError(
+                    f"{name!r} is no function of one row, and the teacher's answers are stored by row and view;"
+                    " give it to generalist.augment and specialists.augment alone"
+                )
+        return names
 
 
 class Config(Section):

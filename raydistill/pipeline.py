@@ -17,6 +17,7 @@ from typing import Any
 
 from raydistill.config import Config
 from raydistill.confusion import MOST_PREDICTIONS
+from raydistill.data.augment import check_augment
 from raydistill.data.sources import check_source, identify_source
 from raydistill.data.unlabeled import check_unlabeled, identify_unlabeled
 from raydistill.display import Display
@@ -103,6 +104,7 @@ PIPELINE = (
             config.targets,
             config.transfer.model_dump(mode="json", exclude={"repair", "unlabeled"}),
             config.student.shift,
+            config.student.augment,
             config.seed,
         ],
         cache_targets,
@@ -197,7 +199,9 @@ def check_fit(context: Context) -> None:
     student = build_student(context.run, context.config, context.examples)
     transfer = select_transfer_rows(context.run, context.config, context.examples)
     check_repair(context.run, context.config, context.examples, student, transfer)
-    build_views(context.config, context.examples)
+    build_views(context.run, context.config, context.examples)
+    for name in ("generalist", "specialists", "student"):
+        check_augment(f"{name}.augment", getattr(context.config, name).augment, context.examples.input_shape)
     choose_tail_rank(context.config.targets, context.examples.classes)
 
 

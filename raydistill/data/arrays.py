@@ -141,6 +141,15 @@ def shift_images(images: Tensor, shifts: Tensor) -> Tensor:
     return shifted.view(*shifted.shape[:-1], height, line)[..., :width].reshape(images.shape)
 
 
+def as_channels_first(images: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Images (B, H, W), (B, C, H, W) or (B, H, W, C) as (B, C, H, W), and the way back from there."""
+    if images.dim() == 3:
+        return images.unsqueeze(1), lambda changed: changed.squeeze(1)
+    if images.shape[-1] in (1, 3, 4):
+        return images.movedim(-1, 1), lambda changed: changed.movedim(1, -1)
+    return images, lambda changed: changed
+
+
 def _as_planes(images: Tensor) -> tuple[Tensor, int]:
     """Images as (B, C, H, L), and how many numbers lie between a pixel and the next in L: C where channels are last."""
     if images.dim() == 4 and images.shape[-1] in (1, 3, 4):

@@ -13,10 +13,12 @@ from raydistill.data.arrays import open_examples, read_split
 from raydistill.execution import Beat, Job
 from raydistill.files import write_json
 from raydistill.forward import place_model
+from raydistill.mixup import mixed_loss
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
 from raydistill.stages.networks import (
+    build_change,
     build_generalist,
     count_passes,
     network_seed,
@@ -55,6 +57,7 @@ def train_generalist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     config = run.read_config()
     examples, settings, device = open_examples(run), config.generalist, choose_device()
 
+    seed = network_seed(config, "generalist", index)
     balance, rows = open_balance(run, config, examples), read_split(run, "fit")
 
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
@@ -64,13 +67,14 @@ def train_generalist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
             sample_rows(examples, rows, len(rows), balance),
             settings.batch_size,
             settings.shift,
-            network_seed(config, "generalist", index),
+            seed,
             device,
+            change=build_change(run, settings, seed),
         )
         progress = train_model(
             model,
             batches,
-            balanced_label_loss(balance),
+            mixed_loss(balanced_label_loss(balance)) if "mixup" in settings.augment else balanced_label_loss(balance),
             settings,
             epochs=count_passes(run, config, "generalist"),
             validate=score_labels(examples, read_split(run, "confuse"), balance),

@@ -8,22 +8,26 @@ checkpoint.safetensors while training: weights, optimiser and history of the las
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from raydistill.balance import Balance, read_balance, sample_by_weight
-from raydistill.batches import Sampler, choose_batch_size, mix_seed, repeat_rows
-from raydistill.config import Config
+from raydistill.batches import Batch, Change, Sampler, choose_batch_size, mix_seed, repeat_rows
+from raydistill.config import Config, TrainingConfig
 from raydistill.data.arrays import Examples, read_normalisation, read_split, read_transfer_rows
+from raydistill.data.augment import Augment, Draw
 from raydistill.execution import Role
 from raydistill.files import hash_file, read_json, read_tensors, refresh, remove, write_json, write_tensors
+from raydistill.mixup import mix_batch
 from raydistill.models import build_model
 from raydistill.run_folder import RunFolder
 from raydistill.training import Progress, copy_weights
 from raydistill.workers import worker_rank
 
+AUGMENT_STREAM = 2  # of a network's seed
 SEEDS = {"generalist": 1, "specialist": 2, "student": 3}
 DEFAULT_STEPS, FEWEST_PASSES, MOST_PASSES = 12_000, 8, 40  # of a generalist whose epochs are left out
 DEFAULT_SHARES = {"generalist": (1.0, 1), "specialist": (0.4, 3), "student": (1.8, 1)}
@@ -69,6 +73,27 @@ def sample_rows(examples: Examples, rows: Tensor, count: int, balance: Balance |
     if balance is None or balance.sampling == 0:
         return repeat_rows(rows, count)
     return sample_by_weight(rows, balance.weigh_rows(examples.y[rows]), count)
+
+
+def build_augment(run: RunFolder, names: tuple[str, ...], seed: int) -> Augment | None:
+    """What is done to batches by name, mixup aside; None for nothing."""
+    changes = tuple(name for name in names if name != "mixup")
+    return Augment(changes, read_normalisation(run.stage_folder("splits")), seed) if changes else None
+
+
+def build_change(run: RunFolder, settings: TrainingConfig, seed: int) -> Change | None:
+    """What is done to a generalist's or specialist's batches; None for nothing."""
+    if not settings.augment:
+        return None
+    seed = mix_seed(seed, AUGMENT_STREAM)
+    augment = build_augment(run, settings.augment, seed)
+
+    def change(batch: Batch, keys: Tensor, epoch: int) -> Batch:
+        if augment is not None:
+            batch = replace(batch, inputs=augment(batch.inputs, keys, epoch))
+        return mix_batch(batch, Draw(keys, seed, epoch)("mixup", 1)[:, 0]) if "mixup" in settings.augment else batch
+
+    return change
 
 
 def build_student(run: RunFolder, config: Config, examples: Examples) -> nn.Module:

@@ -20,6 +20,7 @@ from raydistill.data.arrays import open_examples, read_split
 from raydistill.execution import Beat, Failure, Job, JobFailed, JobOutcome
 from raydistill.files import read_json, remove, write_json
 from raydistill.forward import place_model
+from raydistill.mixup import mixed_loss
 from raydistill.run_folder import RunFolder
 from raydistill.specialists import (
     balance_group,
@@ -34,6 +35,7 @@ from raydistill.specialists import (
 from raydistill.stages.context import Context
 from raydistill.stages.groups import read_group, read_skipped, skipped_path
 from raydistill.stages.networks import (
+    build_change,
     build_generalist,
     count_passes,
     load_weights,
@@ -101,6 +103,7 @@ def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     examples, settings, device = open_examples(run), config.specialists, choose_device()
     group, balance = read_group(run, config, index), open_balance(run, config, examples)
     seed = network_seed(config, "specialist", index)
+    change = build_change(run, settings, seed)
 
     def load_generalist() -> nn.Module:
         return load_weights(build_generalist(run, config, examples), run.stage_folder("generalist")).to(device)
@@ -122,8 +125,8 @@ def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
         natural_shift = choose_shift(settings, *map(len, parts))
         progress = train_model(
             model,
-            Batches(examples, sampler, settings.batch_size, settings.shift, seed, device),
-            loss,
+            Batches(examples, sampler, settings.batch_size, settings.shift, seed, device, change=change),
+            mixed_loss(loss) if "mixup" in settings.augment else loss,
             settings,
             epochs=count_passes(run, config, "specialist"),
             validate=score_enriched(examples, held_out_rows, group, natural_shift, held_out_offset),

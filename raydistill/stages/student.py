@@ -225,7 +225,7 @@ def train_student_network(
         0,
         network_seed(config, "student"),
         device,
-        build_views(config, examples),
+        build_views(run, config, examples),
     )
     progress = train_model(
         model,

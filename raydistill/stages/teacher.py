@@ -21,7 +21,7 @@ from raydistill.run_folder import RunFolder
 from raydistill.scoring import share_score
 from raydistill.stages.context import Context
 from raydistill.stages.groups import list_trained, read_group
-from raydistill.stages.networks import build_generalist, load_weights
+from raydistill.stages.networks import build_augment, build_generalist, load_weights
 from raydistill.stages.roles import has_seeds, has_specialists, list_teachers, student_teacher
 from raydistill.tails import TailBasis, fit_tail
 from raydistill.targets import SoftTargets, TargetsWriter, measure_kl_lost, stored_classes
@@ -117,7 +117,7 @@ def cache_targets(context: Context) -> None:
     run, config, examples = context.run, context.config, context.examples
     folder, rows = run.stage_folder("targets"), select_transfer_rows(run, config, examples)
     write_array(folder / "rows.npy", rows.numpy())
-    teachers, views = load_teachers(run, config, examples), build_views(config, examples)
+    teachers, views = load_teachers(run, config, examples), build_views(run, config, examples)
     tails = _fit_tails(context, teachers, views, rows)
     counts = ClassCounts(examples)
     total, done = views.count * len(rows), 0
@@ -212,11 +212,11 @@ def select_transfer_rows(run: RunFolder, config: Config, examples: Examples) -> 
     return torch.cat([chosen, read_unlabeled_rows(run)])
 
 
-def build_views(config: Config, examples: Examples) -> Views:
+def build_views(run: RunFolder, config: Config, examples: Examples) -> Views:
     """The views in which teachers and students see all rows. Raises ConfigError for more than there are."""
-    pixels = config.student.shift
-    count = count_views(config.targets.views, pixels, examples.input_shape)
-    return Views(len(examples.y), pixels, count, mix_seed(config.seed, VIEWS_STREAM))
+    pixels, names, seed = config.student.shift, config.student.augment, mix_seed(config.seed, VIEWS_STREAM)
+    count = count_views(config.targets.views, pixels, examples.input_shape, augmented=bool(names))
+    return Views(len(examples.y), pixels, count, seed, build_augment(run, names, seed))
 
 
 def targets_folder(run: RunFolder, teacher: str) -> Path:
