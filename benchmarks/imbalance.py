@@ -8,7 +8,6 @@ Writes the test figures to benchmarks/results/imbalance.json, and prints them as
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     reports = [run_seed(seed, options.runs) for seed in range(options.seeds)]
     summary = {
-        "command": " ".join(["python -m benchmarks.imbalance", *sys.argv[1:]]),
+        "command": f"python -m benchmarks.imbalance --seeds {options.seeds}",
         "commit": read_commit(),
         "machine": describe_machine(),
         "balanced_accuracy": {

@@ -9,7 +9,6 @@ benchmarks/results/unlabeled_NAME.json, and prints them as a Markdown table. A f
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +65,11 @@ def run_seed(data: str, seed: int, folder: Path) -> dict[str, RunFolder]:
     return runs
 
 
-def summarise(runs: list[dict[str, RunFolder]]) -> dict[str, Any]:
+def summarise(data: str, runs: list[dict[str, RunFolder]]) -> dict[str, Any]:
     """Figures of each model by seed, and p-values by seed."""
     reports = {name: [read_report(pair[name]) for pair in runs] for name in ("without", "with")}
     return {
-        "command": " ".join(["python -m benchmarks.unlabeled", *sys.argv[1:]]),
+        "command": f"python -m benchmarks.unlabeled --data {data} --seeds {len(runs)}",
         "commit": read_commit(),
         "machine": describe_machine(),
         "labelled": [report["data"]["examples"] - report["data"]["splits"]["test"] for report in reports["with"]],
@@ -113,7 +112,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N - 1")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders")
     options = parser.parse_args()
-    summary = summarise([run_seed(options.data, seed, options.runs) for seed in range(options.seeds)])
+    summary = summarise(options.data, [run_seed(options.data, seed, options.runs) for seed in range(options.seeds)])
     write_json(HERE / "results" / f"unlabeled_{options.data}.json", summary)
     print(format_markdown(summary))
 
