@@ -30,9 +30,10 @@ from raydistill.stages.data import prepare_data, split_data
 from raydistill.stages.generalist import run_generalist, run_seeds
 from raydistill.stages.groups import count_groups, find_groups, measure_confusions
 from raydistill.stages.networks import build_generalist, build_student
+from raydistill.stages.repair import check_repair
 from raydistill.stages.roles import has_specialists, wants_stage
 from raydistill.stages.specialists import are_enough, run_specialists
-from raydistill.stages.student import check_repair, run_search, run_students
+from raydistill.stages.student import run_search, run_students
 from raydistill.stages.teacher import (
     build_views,
     cache_targets,

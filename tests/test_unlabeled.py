@@ -19,7 +19,7 @@ from raydistill.files import read_json
 from raydistill.report import read_report
 from raydistill.stages import student
 from raydistill.stages.networks import count_passes
-from raydistill.stages.student import count_classes
+from raydistill.stages.repair import count_classes
 
 DIGITS = load_digits()
 IMAGES, LABELS = DIGITS.images.astype(np.uint8), DIGITS.target
