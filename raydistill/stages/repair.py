@@ -1,4 +1,4 @@
-"""Bias repair of students: which classes the transfer set hardly has, and new biases for them, fitted on the tune split.
+"""Bias repair of students: which classes the transfer set hardly has, and new biases for these, fitted on tune rows.
 
 Comes in: a trained student, and how many examples of each class it has learned from. Goes out: the student with these
 biases, and repair.json, which tells them.
