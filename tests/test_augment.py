@@ -20,7 +20,7 @@ from raydistill.losses import label_loss
 from raydistill.mixup import mix_batch, mixed_loss
 from raydistill.models import Normalise
 from raydistill.scoring import score_labels
-from raydistill.stages.networks import build_change
+from raydistill.stages.feeding import build_change
 from raydistill.stages.teacher import build_views, open_targets
 from raydistill.training import batch_label_loss, copy_weights, train_model
 

@@ -16,7 +16,7 @@ from raydistill.losses import distil, label_loss
 from raydistill.report import read_report
 from raydistill.scoring import score_labels
 from raydistill.specialists import Group, balance_group, enriched_loss, soft_enriched_loss
-from raydistill.stages.networks import sample_rows
+from raydistill.stages.feeding import sample_rows
 from raydistill.stages.specialists import sample_group
 from raydistill.training import batch_label_loss
 

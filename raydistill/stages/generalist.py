@@ -17,15 +17,8 @@ from raydistill.mixup import mixed_loss
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
-from raydistill.stages.networks import (
-    build_change,
-    build_generalist,
-    count_passes,
-    network_seed,
-    open_balance,
-    sample_rows,
-    train_once,
-)
+from raydistill.stages.feeding import build_change, open_balance, sample_rows
+from raydistill.stages.networks import build_generalist, count_passes, network_seed, train_once
 from raydistill.training import Progress, train_model
 from raydistill.workers import choose_device, unwrap
 

@@ -8,26 +8,21 @@ checkpoint.safetensors while training: weights, optimiser and history of the las
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from raydistill.balance import Balance, read_balance, sample_by_weight
-from raydistill.batches import Batch, Change, Sampler, choose_batch_size, mix_seed, repeat_rows
-from raydistill.config import Config, TrainingConfig
+from raydistill.batches import choose_batch_size, mix_seed
+from raydistill.config import Config
 from raydistill.data.arrays import Examples, read_normalisation, read_split, read_transfer_rows
-from raydistill.data.augment import Augment, Draw
 from raydistill.execution import Role
 from raydistill.files import hash_file, read_json, read_tensors, refresh, remove, write_json, write_tensors
-from raydistill.mixup import mix_batch
 from raydistill.models import build_model
 from raydistill.run_folder import RunFolder
 from raydistill.training import Progress, copy_weights
 from raydistill.workers import worker_rank
 
-AUGMENT_STREAM = 2  # of a network's seed
 SEEDS = {"generalist": 1, "specialist": 2, "student": 3}
 DEFAULT_STEPS, FEWEST_PASSES, MOST_PASSES = 12_000, 8, 40  # of a generalist whose epochs are left out
 DEFAULT_SHARES = {"generalist": (1.0, 1), "specialist": (0.4, 3), "student": (1.8, 1)}
@@ -57,43 +52,10 @@ def count_passes(run: RunFolder, config: Config, role: Role) -> int:
     return max(fewest, round(share * passes))
 
 
-def open_balance(run: RunFolder, config: Config, examples: Examples) -> Balance | None:
-    """What is done for rare classes, by the shares of classes in the fit split; None where nothing is."""
-    return read_balance(config.balance, examples.y[read_split(run, "fit")], examples.classes)
-
-
 def build_generalist(run: RunFolder, config: Config, examples: Examples, index: int = 0) -> nn.Module:
     """The generalist's architecture with seeded weights. index: 0 for the run's own, else that of another seed."""
     seed = network_seed(config, "generalist", index)
     return _build(run, config.generalist.model, config.generalist.options, examples, seed)
-
-
-def sample_rows(examples: Examples, rows: Tensor, count: int, balance: Balance | None) -> Sampler:
-    """So many rows an epoch: all alike, again and again, or each class as often as the balance wants it."""
-    if balance is None or balance.sampling == 0:
-        return repeat_rows(rows, count)
-    return sample_by_weight(rows, balance.weigh_rows(examples.y[rows]), count)
-
-
-def build_augment(run: RunFolder, names: tuple[str, ...], seed: int) -> Augment | None:
-    """What is done to batches by name, mixup aside; None for nothing."""
-    changes = tuple(name for name in names if name != "mixup")
-    return Augment(changes, read_normalisation(run.stage_folder("splits")), seed) if changes else None
-
-
-def build_change(run: RunFolder, settings: TrainingConfig, seed: int) -> Change | None:
-    """What is done to a generalist's or specialist's batches; None for nothing."""
-    if not settings.augment:
-        return None
-    seed = mix_seed(seed, AUGMENT_STREAM)
-    augment = build_augment(run, settings.augment, seed)
-
-    def change(batch: Batch, keys: Tensor, epoch: int) -> Batch:
-        if augment is not None:
-            batch = replace(batch, inputs=augment(batch.inputs, keys, epoch))
-        return mix_batch(batch, Draw(keys, seed, epoch)("mixup", 1)[:, 0]) if "mixup" in settings.augment else batch
-
-    return change
 
 
 def build_student(run: RunFolder, config: Config, examples: Examples) -> nn.Module:

@@ -33,16 +33,9 @@ from raydistill.specialists import (
     soft_enriched_loss,
 )
 from raydistill.stages.context import Context
+from raydistill.stages.feeding import build_change, open_balance
 from raydistill.stages.groups import read_group, read_skipped, skipped_path
-from raydistill.stages.networks import (
-    build_change,
-    build_generalist,
-    count_passes,
-    load_weights,
-    network_seed,
-    open_balance,
-    train_once,
-)
+from raydistill.stages.networks import build_generalist, count_passes, load_weights, network_seed, train_once
 from raydistill.training import Progress, train_model
 from raydistill.workers import choose_device, unwrap
 

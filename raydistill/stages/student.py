@@ -20,7 +20,8 @@ from raydistill.models import find_output_layer
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
-from raydistill.stages.networks import build_student, count_passes, network_seed, open_balance, sample_rows, train_once
+from raydistill.stages.feeding import open_balance, sample_rows
+from raydistill.stages.networks import build_student, count_passes, network_seed, train_once
 from raydistill.stages.repair import count_classes, find_labelled, repair_biases
 from raydistill.stages.roles import list_students, student_teacher
 from raydistill.stages.teacher import build_views, open_targets

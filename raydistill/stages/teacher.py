@@ -20,8 +20,9 @@ from raydistill.files import list_files, write_array, write_json
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import share_score
 from raydistill.stages.context import Context
+from raydistill.stages.feeding import build_augment
 from raydistill.stages.groups import list_trained, read_group
-from raydistill.stages.networks import build_augment, build_generalist, load_weights
+from raydistill.stages.networks import build_generalist, load_weights
 from raydistill.stages.roles import has_seeds, has_specialists, list_teachers, student_teacher
 from raydistill.tails import TailBasis, fit_tail
 from raydistill.targets import SoftTargets, TargetsWriter, measure_kl_lost, stored_classes
