@@ -29,6 +29,9 @@ class SplitsConfig(Section):
     """share of the training examples that the search and the choice of student look at"""
     test: float = Field(0.12, gt=0, lt=0.5)
     """share held out for the report, where the data bring no test set of their own"""
+    rare: Literal["refuse", "allow"] = "refuse"
+    """classes with fewer training examples than splits: refuse; or allow them to be absent from confuse, tune or test
+    (an example goes to fit, the next to test, confuse, tune): what such a split measures then leaves them out"""
     keep_apart: str | None = None
     """name of an array (npz) or column (parquet, hf); examples with the same value stay in one split (typeface,
     patient, ...)"""
@@ -46,6 +49,9 @@ class GlyphsConfig(Section):
     """height and width of an image, in pixels"""
 
 
+AUGMENTATIONS = ("flip", "crop", "rotate", "colour", "noise", "erase", "mixup")
+
+
 class TrainingConfig(Section):
     """How one network is trained. Its learning rate rises for a twentieth of the steps, then falls along a cosine."""
 
@@ -59,6 +65,9 @@ class TrainingConfig(Section):
     """decoupled weight decay of AdamW"""
     shift: int = Field(0, ge=0)
     """augmentation: random shifts of an image by up to so many pixels, afresh at each pass"""
+    augment: tuple[str, ...] = ()
+    """more augmentation, on the device: some of flip, crop, rotate, colour, noise, erase, mixup, and your own
+    package.module:function of (batch, generator) that returns a batch"""
     max_norm: float | None = Field(None, gt=0)
     """longest vector of incoming weights that a unit may have; longer ones are shortened to it after each step"""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -68,6 +77,14 @@ class TrainingConfig(Section):
     training starts or goes on, which pays where steps are long"""
     channels_last: bool = False
     """keep images' channels last in memory while training, which convolutions on a GPU's tensor cores want"""
+
+    @field_validator("augment")
+    @classmethod
+    def _check_augment(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in AUGMENTATIONS and ":" not in name]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is unknown; give some of {', '.join(AUGMENTATIONS)}, or module:function")
+        return names
 
 
 class GeneralistConfig(TrainingConfig):
@@ -136,6 +153,17 @@ class SpecialistsConfig(TrainingConfig):
     share one pool of workers"""
 
 
+class BalanceConfig(Section):
+    """What is done for rare classes, alike for generalist, specialists and student, so that they can be combined."""
+
+    prior: Literal["natural", "sqrt", "equal"] = "natural"
+    """for which shares of classes the probabilities hold: natural, those of the training rows; equal: all classes are
+    as frequent (the logit-adjusted loss of Menon et al. 2021), which is what balanced accuracy wants; sqrt: between"""
+    sampling: Literal["natural", "sqrt", "equal"] = "natural"
+    """how often classes are sampled while training: as they are; equal: all as often; sqrt: between. The loss takes it
+    into account, so that probabilities hold for the shares of balance.prior all the same"""
+
+
 class EnsembleConfig(Section):
     """How generalist and specialists are combined (equation 5)."""
 
@@ -168,7 +196,7 @@ class TeacherConfig(Section):
 
 
 class TransferConfig(Section):
-    """The examples that the student learns from (the transfer set): a part of the training rows."""
+    """The examples that the student learns from (the transfer set): training rows, and examples without labels."""
 
     share: float = Field(1.0, gt=0, le=1)
     """share of each class's training rows"""
@@ -176,6 +204,9 @@ class TransferConfig(Section):
     """names of the classes that it has; left out: all"""
     without: tuple[str, ...] = ()
     """names of classes that it has not"""
+    unlabeled: str | None = None
+    """examples without labels, all of which it has: npz:PATH (array x), arrays:DIR or images:FOLDER (files at any
+    depth, of the run's own size, or decoded as its images are); the student learns them from the teacher alone"""
     repair: Literal["auto", "never"] = "auto"
     """auto: biases of classes that are absent or rare there are fitted on the tune split when the student is trained"""
 
@@ -184,8 +215,8 @@ class TargetsConfig(Section):
     """The cache of soft targets."""
 
     views: int | None = Field(None, ge=1)
-    """shifted views of an image, each with the teacher's answer to that very view, which the student sees in turn; left
-    out: 8 where student.shift is above 0, else 1. The first view is the image as it is"""
+    """views of an image, each with the teacher's answer to that very view, which the student sees in turn; left out: 8
+    where there is a student.shift or student.augment, else 1. The first view is the image as it is"""
 
     dense_classes: int = Field(1024, ge=2)
     """up to so many classes, every log-probability is stored; above, the most important ones and the rest's mass"""
@@ -234,6 +265,8 @@ class StudentConfig(TrainingConfig):
     """passes over the transfer set; left out: 1.8 times the generalist's steps"""
     shift: int = Field(0, ge=0)
     """augmentation: shifts of an image by up to so many pixels, the same for teacher and student (see targets.views)"""
+    augment: tuple[str, ...] = ()
+    """more augmentation of these views: some of flip, crop, rotate, colour, noise, erase"""
     controls: bool = True
     """train the controls too: the same network, steps and seed; without, there is nothing to compare with"""
     labels_patience: int | None = Field(None, ge=1)
@@ -243,6 +276,17 @@ class StudentConfig(TrainingConfig):
     """as generalist.model; left out: the generalist's own architecture"""
     options: dict[str, Any] = Field(default_factory=dict)
     """keyword arguments of the model"""
+
+    @field_validator("augment")
+    @classmethod
+    def _check_views(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name == "mixup" or ":" in name:
+                raise ValueError(
+                    f"{name!r} is no function of one row, and the teacher's answers are stored by row and view;"
+                    " give it to generalist.augment and specialists.augment alone"
+                )
+        return names
 
 
 class Config(Section):
@@ -263,6 +307,7 @@ class Config(Section):
     generalist: GeneralistConfig = GeneralistConfig()
     grouping: GroupingConfig = GroupingConfig()
     specialists: SpecialistsConfig = SpecialistsConfig()
+    balance: BalanceConfig = BalanceConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     teacher: TeacherConfig = TeacherConfig()
     transfer: TransferConfig = TransferConfig()

@@ -17,7 +17,9 @@ from typing import Any
 
 from raydistill.config import Config
 from raydistill.confusion import MOST_PREDICTIONS
+from raydistill.data.augment import check_augment
 from raydistill.data.sources import check_source, identify_source
+from raydistill.data.unlabeled import check_unlabeled, identify_unlabeled
 from raydistill.display import Display
 from raydistill.errors import ConfigError
 from raydistill.execution import Executor
@@ -28,9 +30,10 @@ from raydistill.stages.data import prepare_data, split_data
 from raydistill.stages.generalist import run_generalist, run_seeds
 from raydistill.stages.groups import count_groups, find_groups, measure_confusions
 from raydistill.stages.networks import build_generalist, build_student
+from raydistill.stages.repair import check_repair
 from raydistill.stages.roles import has_specialists, wants_stage
 from raydistill.stages.specialists import are_enough, run_specialists
-from raydistill.stages.student import check_repair, run_search, run_students
+from raydistill.stages.student import run_search, run_students
 from raydistill.stages.teacher import (
     build_views,
     cache_targets,
@@ -40,9 +43,16 @@ from raydistill.stages.teacher import (
 )
 
 PIPELINE = (
-    Stage("data", (), identify_source, prepare_data),
+    Stage(
+        "data", (), lambda config: identify_source(config) | identify_unlabeled(config.transfer.unlabeled), prepare_data
+    ),
     Stage("splits", ("data",), lambda config: [config.splits, config.seed], split_data),
-    Stage("generalist", ("data", "splits"), lambda config: [config.generalist, config.seed], run_generalist),
+    Stage(
+        "generalist",
+        ("data", "splits"),
+        lambda config: [config.generalist, config.balance, config.seed],
+        run_generalist,
+    ),
     Stage(
         "confusion",
         ("data", "splits", "generalist"),
@@ -66,6 +76,7 @@ PIPELINE = (
         ("data", "splits", "generalist", "groups"),
         lambda config: [
             config.specialists.model_dump(mode="json", exclude={"on_failure"}),
+            config.balance,
             _default_passes(config),
             config.seed,
         ],
@@ -75,7 +86,7 @@ PIPELINE = (
     Stage(
         "seeds",
         ("data", "splits"),
-        lambda config: [config.generalist, config.teacher.seeds, config.seed],
+        lambda config: [config.generalist, config.balance, config.teacher.seeds, config.seed],
         run_seeds,
     ),
     Stage(
@@ -92,8 +103,9 @@ PIPELINE = (
             config.specialists.dustbin,
             config.teacher,
             config.targets,
-            config.transfer.model_dump(mode="json", exclude={"repair"}),
+            config.transfer.model_dump(mode="json", exclude={"repair", "unlabeled"}),
             config.student.shift,
+            config.student.augment,
             config.seed,
         ],
         cache_targets,
@@ -133,6 +145,7 @@ def run_pipeline(
     Raises RaydistillError before any training if data, settings, models or the folder cannot be used.
     """
     check_source(config.data)
+    check_unlabeled(config.transfer.unlabeled)
     stages = list_stages(config, until)
     run = RunFolder(config.run_dir)
     lock = run.acquire_lock()
@@ -187,7 +200,9 @@ def check_fit(context: Context) -> None:
     student = build_student(context.run, context.config, context.examples)
     transfer = select_transfer_rows(context.run, context.config, context.examples)
     check_repair(context.run, context.config, context.examples, student, transfer)
-    build_views(context.config, context.examples)
+    build_views(context.run, context.config, context.examples)
+    for name in ("generalist", "specialists", "student"):
+        check_augment(f"{name}.augment", getattr(context.config, name).augment, context.examples.input_shape)
     choose_tail_rank(context.config.targets, context.examples.classes)
 
 
@@ -200,7 +215,14 @@ def to_json(value: Any) -> Any:
 
 def _student_settings(config: Config) -> list[Any]:
     """What decides a student's training."""
-    return [config.student, config.teacher.kind, _student_model(config), _default_passes(config), config.seed]
+    return [
+        config.student,
+        config.balance,
+        config.teacher.kind,
+        _student_model(config),
+        _default_passes(config),
+        config.seed,
+    ]
 
 
 def _default_passes(config: Config) -> Any:

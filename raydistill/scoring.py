@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,9 @@ from torch.nn.functional import cross_entropy
 
 from raydistill.data.arrays import Examples
 from raydistill.workers import choose_device, device_of, worker_rank
+
+if TYPE_CHECKING:
+    from raydistill.balance import Balance
 
 PREDICT_BATCH = 4096
 
@@ -46,12 +50,21 @@ def predict_blocks(model: nn.Module, x: Tensor, rows: Tensor, batch_size: int = 
     model.train(training)
 
 
-def score_labels(examples: Examples, rows: Tensor) -> Validate:
-    """Validation by cross-entropy and accuracy on the given rows; workers share the rows."""
+def score_labels(examples: Examples, rows: Tensor, balance: Balance | None = None) -> Validate:
+    """Validation by cross-entropy and accuracy on the given rows; workers share the rows.
+
+    balance: shares of classes for which the logits hold; the loss is then that of the logits for the rows' own shares,
+    and the accuracy that of rows in the shares wanted.
+    """
+    offset = None if balance is None else balance.offset(sampled=False)
+    weights = None if balance is None else balance.weigh_classes(examples.y[rows])
 
     def validate(model: nn.Module) -> Score:
         def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            return cross_entropy(logits, labels, reduction="none"), logits.argmax(1) == labels
+            right = logits.argmax(1) == labels
+            if offset is None or weights is None:
+                return cross_entropy(logits, labels, reduction="none"), right
+            return cross_entropy(logits + offset, labels, reduction="none"), right * weights[labels]
 
         return share_score(*judge_blocks(model, examples, rows, judge))
 

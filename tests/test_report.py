@@ -407,7 +407,7 @@ def test_report_has_what_readers_rely_on(report):
         assert model["parameters"] > 0
     assert set(report["controls"]) == {"labels_only", "generalist_targets"}
     assert report["teacher"] == "ensemble"
-    assert report["transfer"] == {"examples": 1223, "share_of_training": 1.0}
+    assert report["transfer"] == {"examples": 1223, "share_of_training": 1.0, "unlabeled": 0}
     assert "seeds" not in report
     assert list(report["significance"]) == [
         "ensemble_vs_generalist",
@@ -561,7 +561,8 @@ def test_the_transfer_set_is_told(find_run):
     run = find_run("rivals")
     labels = open_examples(run).y[read_split(run, "fit")]
     kept = int((labels != 3).sum())
-    assert read_report(run)["transfer"] == {"examples": kept, "share_of_training": pytest.approx(kept / len(labels))}
+    share = pytest.approx(kept / len(labels))
+    assert read_report(run)["transfer"] == {"examples": kept, "share_of_training": share, "unlabeled": 0}
     assert re.search(
         rf"transfer set of {kept:,} examples,\s+{kept / len(labels):.2%} of the training rows, without 3.",
         read_page(run),

@@ -130,3 +130,22 @@ def test_values_that_the_given_splits_tear_apart_are_told():
     check_apart(faces[:3], given[:3], "here")
     with pytest.raises(DataError, match=r"here: examples of 'p3' are in confuse and in test \(1 values are torn"):
         check_apart(faces, given, "here")
+
+
+@pytest.mark.parametrize(
+    ("shares", "few", "found"),
+    [
+        (SHARES, 1, {"fit": 1, "confuse": 0, "tune": 0, "test": 0}),
+        (SHARES, 2, {"fit": 1, "confuse": 0, "tune": 0, "test": 1}),
+        (SHARES, 3, {"fit": 1, "confuse": 1, "tune": 0, "test": 1}),
+        (SHARES, 4, {"fit": 1, "confuse": 1, "tune": 1, "test": 1}),
+        ({"confuse": 0.1, "tune": 0.1}, 2, {"fit": 1, "confuse": 1, "tune": 0}),
+    ],
+)
+def test_rare_classes_may_be_absent_where_that_is_allowed(shares, few, found):
+    labels = np.array([0] * 50 + [1] * 50 + [2] * few)
+    splits = split_rows(labels, names(3), shares, seed=0, rare="allow")
+    assert {name: int((labels[rows] == 2).sum()) for name, rows in splits.items()} == found
+    if few < 1 + len(shares):
+        with pytest.raises(DataError, match=r"'class 2' has no example there .* give --splits\.rare allow"):
+            split_rows(labels, names(3), shares, seed=0)

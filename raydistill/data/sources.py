@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 FORMS = "images:FOLDER, parquet:PATH, hf:NAME, torchvision:NAME, npz:PATH, arrays:DIR, openml:NAME, digits or glyphs"
 BLOCK_VALUES = 1 << 22  # numbers that are checked at once
-PARTS = ("x_train", "y_train", "x_test", "y_test", "class_names")  # arrays of a .npz file
+PARTS = ("x_train", "y_train", "x_test", "y_test", "class_names", "x_unlabeled")  # arrays of a .npz file
 READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
@@ -44,7 +44,7 @@ class Source:
     x_train: (N, ...). y_train: (N,) classes, from 0. x_test, y_test: likewise, or None. keep_apart: (N,) or None.
     file: .npy file that holds x_train, then x_test, as they are to be stored, and is never changed; or None. form: how
     encoded images became examples, or None. split: (N,) numbers of SPLITS that the training rows are given, or None.
-    corrupt: name and reason of each record that was left out.
+    corrupt: name and reason of each record that was left out. x_unlabeled: more examples, without labels, or None.
     """
 
     x_train: Array
@@ -57,6 +57,7 @@ class Source:
     form: ImageForm | None = None
     split: Array | None = None
     corrupt: Sequence[Mapping[str, str]] = ()
+    x_unlabeled: Array | None = None
 
 
 def check_source(data: str) -> None:
@@ -143,9 +144,19 @@ def check_examples(source: Source) -> None:
         )
     if source.x_test is not None and source.y_test is not None:
         _check_part("test", source.x_test, source.y_test, classes)
-        _check_alike(source.x_train, source.x_test)
+        _check_alike(source.x_train, source.x_test, "x_test")
     elif source.x_test is not None or source.y_test is not None:
         raise DataError("x_test, y_test: only one of them is given; give both or neither")
+    if source.x_unlabeled is not None:
+        check_beside(source.x_train, source.x_unlabeled, "x_unlabeled")
+
+
+def check_beside(x_train: Array, x: Array, name: str) -> None:
+    """Check examples (N, ...) that are stored beside x_train, and have no labels. Raises DataError that names them."""
+    if x.ndim < 2 or 0 in x.shape:
+        raise DataError(f"{name}: shape {x.shape}; give (examples, ...) with at least one example and one feature")
+    _check_numbers(x, name)
+    _check_alike(x_train, x, name)
 
 
 def _check_part(part: str, x: Array, y: Array, classes: int) -> None:
@@ -153,15 +164,19 @@ def _check_part(part: str, x: Array, y: Array, classes: int) -> None:
         raise DataError(f"x_{part}: shape {x.shape}; give (examples, ...) with at least one example and one feature")
     if y.ndim != 1 or len(x) != len(y):
         raise DataError(f"x_{part}, y_{part}: shapes {x.shape} and {y.shape}; give one label for each example")
+    _check_numbers(x, f"x_{part}")
+    check_labels(y, classes, f"y_{part}")
+
+
+def _check_numbers(x: Array, name: str) -> None:
     if x.dtype.kind not in "iuf" or x.dtype.itemsize > 8:
-        raise DataError(f"x_{part}: type {x.dtype}; give integers or floats of at most 64 bits")
+        raise DataError(f"{name}: type {x.dtype}; give integers or floats of at most 64 bits")
     row = _find_unusable(x)
     if row is not None:
         raise DataError(
-            f"x_{part}: example {row} has NaN, infinity, or a number beyond the range of float32 or int64;"
+            f"{name}: example {row} has NaN, infinity, or a number beyond the range of float32 or int64;"
             " remove, fill or scale such values"
         )
-    check_labels(y, classes, f"y_{part}")
 
 
 def _find_unusable(x: Array) -> int | None:
@@ -178,16 +193,16 @@ def _find_unusable(x: Array) -> int | None:
     return None
 
 
-def _check_alike(x_train: Array, x_test: Array) -> None:
-    """Refuse a test part that the training part's type would change: both are stored as one array."""
-    if x_test.shape[1:] != x_train.shape[1:]:
+def _check_alike(x_train: Array, x: Array, name: str) -> None:
+    """Refuse another part that the training part's type would change: both are stored as one array."""
+    if x.shape[1:] != x_train.shape[1:]:
         raise DataError(
-            f"x_test: shape {x_test.shape[1:]} of an example is not x_train's {x_train.shape[1:]}; give both the same"
+            f"{name}: shape {x.shape[1:]} of an example is not x_train's {x_train.shape[1:]}; give both the same"
         )
-    train, test = x_train.dtype, x_test.dtype
-    fits = np.can_cast(test, train) or train == np.float32
-    if (train.kind == "f") != (test.kind == "f") or not fits:
-        raise DataError(f"x_test: type {test} does not go into x_train's {train}; give both the same type")
+    train, other = x_train.dtype, x.dtype
+    fits = np.can_cast(other, train) or train == np.float32
+    if (train.kind == "f") != (other.kind == "f") or not fits:
+        raise DataError(f"{name}: type {other} does not go into x_train's {train}; give both the same type")
 
 
 def _load_digits() -> Source:
@@ -250,6 +265,7 @@ def _read_npz(path: Path, keep_apart: str | None, column: str | None) -> Source:
         x_test=arrays.get("x_test"),
         y_test=None if test_labels is None else index_labels(test_labels, class_names, "y_test")[0],
         keep_apart=arrays[keep_apart] if keep_apart else None,
+        x_unlabeled=arrays.get("x_unlabeled"),
     )
     return source if column is None else take_splits(source, arrays[column], column, keep_apart)
 

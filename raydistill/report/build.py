@@ -20,6 +20,7 @@ from raydistill.files import read_array, read_json, write_array, write_json, wri
 from raydistill.models import count_parameters
 from raydistill.report.answers import Answers, join_answers, reduce_answers
 from raydistill.report.describe import (
+    describe_balance,
     describe_data,
     describe_generalist,
     describe_grouping,
@@ -28,7 +29,7 @@ from raydistill.report.describe import (
     describe_skipped,
     describe_transfer,
 )
-from raydistill.report.metrics import compare_models, measure_quality, tabulate_coverage
+from raydistill.report.metrics import compare_models, measure_by_class, measure_quality, tabulate_coverage
 from raydistill.report.page import list_shown, render_page
 from raydistill.report.verdict import judge_run
 from raydistill.scoring import predict_logits
@@ -142,7 +143,12 @@ def collect_numbers(context: Context, models: dict[str, Answers], facts: dict[st
     run, config = context.run, context.config
     search = read_json(run.stage_folder("search") / "search.json")
     figures = {
-        name: {**measure_quality(answers, context.examples.classes), **facts[name]} for name, answers in models.items()
+        name: {
+            **measure_quality(answers, context.examples.classes),
+            **measure_by_class(answers, context.examples.class_names),
+            **facts[name],
+        }
+        for name, answers in models.items()
     }
     figures["generalist"] |= describe_generalist(context)
     figures[STUDENT] |= {name: search["best"][name] for name in ("temperature", "label_weight")}
@@ -150,6 +156,7 @@ def collect_numbers(context: Context, models: dict[str, Answers], facts: dict[st
     numbers: dict[str, Any] = {
         "raydistill": __version__,
         "data": describe_data(context),
+        "balance": describe_balance(context),
         "transfer": describe_transfer(context),
         "teacher": student_teacher(config),
         "models": list(models),

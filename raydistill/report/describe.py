@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from raydistill.data.arrays import read_split, read_transfer_rows
+from raydistill.data.arrays import read_split, read_transfer_rows, read_unlabeled_rows
 from raydistill.data.splits import SPLITS
 from raydistill.files import Array, read_json
 from raydistill.groups import name_group
@@ -31,7 +31,7 @@ def describe_data(context: Context) -> dict[str, Any]:
     examples = context.examples
     return {
         "source": context.config.data,
-        "examples": len(examples.y),
+        "examples": int((examples.y >= 0).sum()),
         "classes": examples.classes,
         "shape": list(examples.input_shape),
         "splits": {name: len(read_split(context.run, name)) for name in SPLITS},
@@ -47,10 +47,21 @@ def count_corrupt(context: Context) -> int:
     return len(read_json(path)) if path.exists() else 0
 
 
+def describe_balance(context: Context) -> dict[str, Any]:
+    """How the training rows are spread over the classes, and for which shares the probabilities hold."""
+    counts = context.examples.y[read_split(context.run, "fit")].bincount(minlength=context.examples.classes)
+    return {
+        **context.config.balance.model_dump(),
+        "largest_class": {"class": context.examples.class_names[int(counts.argmax())], "examples": int(counts.max())},
+        "smallest_class": {"class": context.examples.class_names[int(counts.argmin())], "examples": int(counts.min())},
+    }
+
+
 def describe_transfer(context: Context) -> dict[str, Any]:
-    """Size of the transfer set, and its share of the training rows."""
+    """Size of the transfer set, the share of the training rows in it, and how many rows in it have no labels."""
     chosen, training = len(read_transfer_rows(context.run)), len(read_split(context.run, "fit"))
-    return {"examples": chosen, "share_of_training": chosen / training}
+    unlabeled = len(read_unlabeled_rows(context.run))
+    return {"examples": chosen, "share_of_training": (chosen - unlabeled) / training, "unlabeled": unlabeled}
 
 
 def describe_generalist(context: Context) -> dict[str, Any]:

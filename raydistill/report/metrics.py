@@ -6,6 +6,7 @@ Comes in: `Answers` of models to the same examples. Goes out: plain numbers for 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from raydistill.report.answers import Answers
 
 BINS = 15  # of the calibration error, as in Guo et al. 2017
 TOP5_CLASSES = 20  # with fewer classes, the best five are no news
+WORST_SHOWN = 5
 COVERED_MOST = 10  # the paper's last row: "10 or more"
 NORMAL_95 = 1.959964
 
@@ -28,6 +30,30 @@ def measure_quality(answers: Answers, classes: int) -> dict[str, Any]:
         "test_top5": float((answers.rank < 5).double().mean()) if classes >= TOP5_CLASSES else None,
         "test_nll": -float(answers.label_log_prob.mean()),
         "test_calibration_error": measure_calibration_error(answers.confidence, answers.correct),
+    }
+
+
+def measure_by_class(answers: Answers, class_names: Sequence[str]) -> dict[str, Any]:
+    """Balanced accuracy, the mean of the accuracies of all classes that have examples, and the classes that fare worst.
+
+    worst_classes: class, examples and accuracy of each, the worst first; of equals, those with more examples.
+    """
+    labels = answers.labels.numpy()
+    counts = np.bincount(labels, minlength=len(class_names))
+    right = np.bincount(labels, answers.correct.double().numpy(), minlength=len(class_names))
+    there = np.flatnonzero(counts)
+    accuracy = right[there] / counts[there]
+    worst = np.lexsort((-counts[there], accuracy))[:WORST_SHOWN]
+    return {
+        "balanced_accuracy": float(accuracy.mean()),
+        "worst_classes": [
+            {
+                "class": class_names[there[place]],
+                "examples": int(counts[there[place]]),
+                "accuracy": float(accuracy[place]),
+            }
+            for place in worst
+        ],
     }
 
 

@@ -5,6 +5,7 @@ What the source says of splits goes from the one to the other as split.npy: a nu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from raydistill.data.arrays import measure_normalisation, read_split
 from raydistill.data.names import parse_name
 from raydistill.data.sources import Source, load_source
 from raydistill.data.splits import FIT, SPLITS, TEST, check_splits, place_rows
+from raydistill.data.unlabeled import Rows, load_unlabeled
 from raydistill.files import (
     Array,
     link_file,
@@ -29,9 +31,15 @@ from raydistill.files import (
 from raydistill.stages.context import Context
 from raydistill.stages.ingest import load_ingested
 
+IMBALANCED = 20  # times as many examples of the largest class as of the smallest, from which rare ones are told of
+BLOCK_BYTES = 1 << 24  # that are copied at once
+
 
 def prepare_data(context: Context) -> None:
-    """Write x.npy (training rows, then test rows), y.npy, classes.json and parts.json; form.json of decoded images."""
+    """Write x.npy (training, test, then unlabeled rows), y.npy, classes.json, parts.json; form.json of decoded images.
+
+    y.npy: -1 where there is no label.
+    """
     folder = context.run.stage_folder("data")
     what = "typefaces rendered" if context.config.data == "glyphs" else "rows verified"
 
@@ -42,15 +50,16 @@ def prepare_data(context: Context) -> None:
         source = load_ingested(context)
     else:
         source = load_source(context.config, lambda *args: context.executor.map(*args), on_done)
-    parts = [source.x_train] if source.x_test is None else [source.x_train, source.x_test]
-    shape = (sum(len(part) for part in parts), *source.x_train.shape[1:])
-    if source.file is not None:
+    unlabeled = load_unlabeled(context.config, source)
+    if source.file is not None and not unlabeled:
         link_file(source.file, folder / "x.npy")
         publish(folder / "x.npy")
     else:
-        with write_mapped(folder / "x.npy", shape, storage_type(source)) as x:
-            np.concatenate(parts, out=x, casting="unsafe")
+        parts = [source.x_train, *([] if source.x_test is None else [source.x_test]), *unlabeled]
+        write_examples(folder / "x.npy", parts, storage_type(source))
     labels = [source.y_train] if source.y_test is None else [source.y_train, source.y_test]
+    counts = {"train": len(source.x_train), "test": sum(map(len, labels[1:])), "unlabeled": sum(map(len, unlabeled))}
+    labels.append(np.full(counts["unlabeled"], -1))
     write_array(folder / "y.npy", np.concatenate(labels).astype(np.int64))
     if source.keep_apart is not None:
         write_array(folder / "keep_apart.npy", np.unique(source.keep_apart, return_inverse=True)[1].astype(np.int64))
@@ -61,7 +70,19 @@ def prepare_data(context: Context) -> None:
     if source.form is not None:
         write_json(folder / "form.json", asdict(source.form))
     write_json(folder / "classes.json", source.class_names)
-    write_json(folder / "parts.json", {"train": len(source.x_train), "test": shape[0] - len(source.x_train)})
+    write_json(folder / "parts.json", counts)
+
+
+def write_examples(path: Path, parts: Sequence[Rows], dtype: np.dtype) -> None:
+    """Write examples as one array, a block at a time. parts: (N, ...) each, of one shape."""
+    shape, done = parts[0][:1].shape[1:], 0
+    size = max(1, BLOCK_BYTES // (math.prod(shape) * dtype.itemsize))
+    with write_mapped(path, (sum(map(len, parts)), *shape), dtype) as x:
+        for part in parts:
+            for start in range(0, len(part), size):
+                block = part[start : start + size]
+                x[done : done + len(block)] = block
+                done += len(block)
 
 
 def storage_type(source: Source) -> np.dtype:
@@ -83,15 +104,22 @@ def split_data(context: Context) -> None:
     if parts["test"] == 0:
         shares["test"] = config.splits.test
     train_labels = labels[: parts["train"]]
+    rare = config.splits.rare
     splits: dict[str, Array] = place_rows(
-        train_labels, names, shares, seed=config.seed, given=given, keep_apart=keep_apart
+        train_labels, names, shares, seed=config.seed, given=given, keep_apart=keep_apart, rare=rare
     )
     if parts["test"]:
         splits["test"] = np.arange(parts["train"], parts["train"] + parts["test"])
-        check_splits({"test": splits["test"]}, labels, names, ("test",))
+        check_splits({"test": splits["test"]}, labels, names, rare, ("test",))
     for name in SPLITS:
         write_array(folder / f"{name}.npy", splits[name])
     context.display.note(describe_splits(splits, list_given(data)))
+    counts = np.bincount(labels[splits["fit"]])
+    if counts.max() > IMBALANCED * counts.min() and config.balance.prior == "natural":
+        context.display.note(
+            f"classes have from {counts.min():,} to {counts.max():,} training examples; where rare ones matter as much"
+            " as frequent ones, give --balance.prior equal"
+        )
     fit = read_split(context.run, "fit")
     normalisation = measure_normalisation(context.examples.x, fit)
     write_json(folder / "normalisation.json", vars(normalisation))

@@ -42,12 +42,13 @@ def count_passes(run: RunFolder, config: Config, role: Role) -> int:
     given = settings[role].epochs
     if given is not None:
         return given
-    rows = len(read_split(run, "fit"))
+    rows, share, fewest = len(read_split(run, "fit")), *DEFAULT_SHARES[role]
+    if role == "student":
+        transfer = len(read_transfer_rows(run))
+        share *= max(1.0, rows / transfer)  # a smaller transfer set is seen more often
+        rows = max(rows, transfer)  # a larger one, by unlabeled rows, as a generalist of so many rows would be
     steps = rows / (config.generalist.batch_size or choose_batch_size(rows))
     passes = config.generalist.epochs or min(max(round(DEFAULT_STEPS / steps), FEWEST_PASSES), MOST_PASSES)
-    share, fewest = DEFAULT_SHARES[role]
-    if role == "student":  # a smaller transfer set is seen more often
-        share *= rows / len(read_transfer_rows(run))
     return max(fewest, round(share * passes))
 
 
