@@ -180,7 +180,7 @@ def train_student_network(
 ) -> tuple[nn.Module, Progress]:
     """Train a fresh student on the transfer set; without patience, the tune split is only watched."""
     examples, settings, device = open_examples(run), config.student, choose_device()
-    model = place_model(build_student(run, config, examples), settings, device)
+    model = place_model(build_student(run, config, examples, start=True), settings, device)
     batches = Batches(
         examples,
         shuffle_rows(read_transfer_rows(run)),
