@@ -113,8 +113,16 @@ def student_architecture(config: Config) -> Architecture:
         own.options or other.options,
         own.input_size or other.input_size,
         other.normalise if own.normalise == "auto" else own.normalise,
-        own.weights or other.weights,
+        own.weights or (None if own.options else other.weights),
     )
+
+
+def check_files(config: Config) -> None:
+    """Raise ModelError if a file that the settings name is not there; before data are prepared for it."""
+    for architecture in (generalist_architecture(config), student_architecture(config)):
+        for name, path in list_files_of(architecture).items():
+            if not path.is_file():
+                raise ModelError(f"{name}: {str(path)!r} is no file; give a file of weights that every node sees")
 
 
 def identify_architecture(architecture: Architecture) -> list[Any]:

@@ -251,7 +251,8 @@ class StudentConfig(ArchitectureConfig, TrainingConfig):
     """the control on labels only ends when the tune split has not improved for so many passes; left out: it trains in
     full, as the student does"""
     model: str | None = None
-    """as generalist.model; left out: the generalist's own architecture, with its input_size, normalise and weights"""
+    """as generalist.model; left out: the generalist's own architecture, with its input_size and normalise, and, without
+    options of its own, its weights"""
     options: dict[str, Any] = Field(default_factory=dict)
     """keyword arguments of the model"""
 

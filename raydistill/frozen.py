@@ -74,11 +74,10 @@ def _find_parameters(model: nn.Module, pattern: str, classes: int, field: str) -
     if pattern.isdecimal():
         layers = [list(module.parameters(recurse=False)) for module in model.modules()]
         return [parameter for layer in [layer for layer in layers if layer][: int(pattern)] for parameter in layer]
+    wanted = strip_inner(pattern) if pattern.startswith(INNER[0]) else pattern
     named = {strip_inner(name): parameter for name, parameter in model.named_parameters()}
     found = [
-        parameter
-        for name, parameter in named.items()
-        if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+        parameter for name, parameter in named.items() if fnmatchcase(name, wanted) or fnmatchcase(name, f"{wanted}.*")
     ]
     if not found:
         raise ModelError(

@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ from torch import Tensor, nn
 from raydistill.errors import ModelError
 from raydistill.inputs import Body, Statistics
 from raydistill.libraries import as_statistics, import_library, split_options, tell_download
-
-SHOWN_KEYS = 3
+from raydistill.weights import list_some
 
 
 class ImageClassifier(nn.Module):
@@ -62,57 +62,54 @@ def build_hugging_face(
 ) -> Body:
     """A network of transformers. start: with the weights of its folder, or those that the options ask for."""
     transformers = import_library("transformers", name, field, "transformers")
-    source = name.partition(":")[2]
-    folder = Path(source).expanduser()
-    local = folder.is_dir()
-    own, pretrained = split_options({"pretrained": has_weights(folder), **options} if local else options, name, field)
-    known = transformers.CONFIG_MAPPING
-    if not local and source not in known and "pretrained" not in options:
+    source = str(Path(name.partition(":")[2]).expanduser())
+    local = Path(source).is_dir()
+    own, pretrained = split_options({"pretrained": has_weights(source), **options} if local else options, name, field)
+    typed = not local and source in transformers.CONFIG_MAPPING
+    if not local and not typed and "pretrained" not in options:
         raise ModelError(
             f"{field}.model: {name!r} is neither a folder nor a type such as vit or bert; for a model of the Hub, give"
             " options pretrained: true (downloads its weights) or false (its configuration alone)"
         )
-    with quiet_library(transformers):
-        with tell_download(name, field):
-            base = (
-                transformers.AutoConfig.for_model(source)
-                if not local and source in known
-                else transformers.AutoConfig.from_pretrained(str(folder) if local else source)
-            )
-        config = override_config(base, own, classes, name, field)
+    if typed and pretrained:
+        raise ModelError(
+            f"{field}.options: {name!r} is a type and has no pretrained weights; name a model of the Hub, or a folder"
+        )
+    auto = transformers.AutoConfig
+    with quiet_library(transformers), contextlib.nullcontext() if typed else tell_download(name, field):
+        read = auto.for_model if typed else partial(auto.from_pretrained, trust_remote_code=False)
+        check_options(read(source), own, name, field)
+        config = read(source, num_labels=classes, **own)
         images = choose_kind(transformers, config, input_shape, name, field)
         factory = (
             transformers.AutoModelForImageClassification if images else transformers.AutoModelForSequenceClassification
         )
-        if pretrained and start:
-            network, note = load_pretrained(factory, str(folder) if local else source, config, name, field)
-        else:
-            network, note = factory.from_config(config), ""
+        network, note = (
+            load_pretrained(factory, source, config, name, field)
+            if pretrained and start
+            else (factory.from_config(config, trust_remote_code=False), "")
+        )
     network.float()
     if not images:
         text = config.get_text_config()
         return Body(TokenClassifier(network, text.pad_token_id), "tokens", vocabulary=text.vocab_size, note=note)
     channels = int(getattr(config, "num_channels", 3))
-    statistics = read_processor(transformers, folder if local else source, channels) if pretrained and start else None
+    statistics = read_processor(transformers, source, channels) if pretrained and start else None
     return Body(ImageClassifier(network), "images", channels, statistics, pretrained, note=note)
 
 
-def has_weights(folder: Path) -> bool:
+def has_weights(folder: str) -> bool:
     """Whether a folder holds weights that may be read."""
-    return any(folder.glob("*.safetensors"))
+    return any(Path(folder).glob("*.safetensors"))
 
 
-def override_config(base: Any, options: Mapping[str, Any], classes: int, name: str, field: str) -> Any:
-    """A configuration with the options in place and K classes. Raises ModelError for what it does not know."""
-    settings = base.to_dict()
+def check_options(config: Any, options: Mapping[str, Any], name: str, field: str) -> None:
+    """Raise ModelError for options that a configuration does not know; transformers would take any."""
     for option in options:
-        if not hasattr(base, option):
-            near = difflib.get_close_matches(option, settings, n=1)
-            remedy = f"did you mean {near[0]!r}?" if near else f"see {type(base).__name__} of transformers"
+        if not hasattr(config, option):
+            near = difflib.get_close_matches(option, config.to_dict(), n=1)
+            remedy = f"did you mean {near[0]!r}?" if near else f"see {type(config).__name__} of transformers"
             raise ModelError(f"{field}.options: {name!r} knows no {option!r}; {remedy}")
-    for stale in ("id2label", "label2id", "num_labels", "dtype", "torch_dtype", "problem_type"):
-        settings.pop(stale, None)
-    return type(base).from_dict({**settings, **options, "num_labels": classes})
 
 
 def choose_kind(transformers: Any, config: Any, input_shape: tuple[int, ...], name: str, field: str) -> bool:
@@ -129,32 +126,32 @@ def choose_kind(transformers: Any, config: Any, input_shape: tuple[int, ...], na
 
 def load_pretrained(factory: Any, source: str, config: Any, name: str, field: str) -> tuple[nn.Module, str]:
     """The network with its pretrained weights, and what to tell of them. Raises ModelError if they are for another."""
-    with tell_download(name, field):
-        network, report = factory.from_pretrained(
-            source,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+    network, report = factory.from_pretrained(
+        source,
+        config=config,
+        trust_remote_code=False,
+        dtype=torch.float32,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
     misshapen = [entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]]
     fresh = sorted({*report["missing_keys"], *misshapen})
     body = [key for key in fresh if key.startswith(f"{network.base_model_prefix}.") and "pooler" not in key]
     if body:
         raise ModelError(
             f"{field}.model: the weights of {name!r} do not fit its configuration and options; first keys that differ:"
-            f" {_list_some(body)}"
+            f" {list_some(body)}"
         )
     note = f"weights of {name}"
-    return network, f"{note}; new, because it has none that fit: {_list_some(fresh)}" if fresh else note
+    return network, f"{note}; new, because it has none that fit: {list_some(fresh)}" if fresh else note
 
 
-def read_processor(transformers: Any, source: Path | str, channels: int) -> Statistics | None:
+def read_processor(transformers: Any, source: str, channels: int) -> Statistics | None:
     """Mean and standard deviation for each channel of the model's image processor, where it has one."""
     try:
-        if isinstance(source, Path):
-            said = json.loads((source / "preprocessor_config.json").read_text(encoding="utf-8"))
+        if Path(source).is_dir():
+            said = json.loads((Path(source) / "preprocessor_config.json").read_text(encoding="utf-8"))
         else:
             said = transformers.ImageProcessingMixin.get_image_processor_dict(source)[0]
     except (OSError, ValueError):
@@ -175,8 +172,3 @@ def quiet_library(transformers: Any) -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def _list_some(names: list[str]) -> str:
-    shown = ", ".join(names[:SHOWN_KEYS])
-    return f"{shown} and {len(names) - SHOWN_KEYS} more" if len(names) > SHOWN_KEYS else shown

@@ -154,7 +154,7 @@ def list_first_layers(
     resize = [("resize", Resize(input_size))] if input_size is not None else []
     if body.takes == "stored":
         return [("normalise", Normalise(*(_lay_out(part, input_shape) for part in statistics))), *resize]
-    mean, std = (torch.tensor(part).expand(body.channels).reshape(-1, 1, 1) for part in statistics)
+    mean, std = (torch.tensor(part).expand(body.channels).contiguous().reshape(-1, 1, 1) for part in statistics)
     channels = nn.Sequential(ChannelsFirst(), RepeatGrey(body.channels))
     return [("channels", channels), ("normalise", Normalise(mean, std)), *resize]
 

@@ -78,8 +78,9 @@ def build_torchvision(name: str, options: Mapping[str, Any], classes: int, *, st
     """A network of torchvision.models. start: with pretrained weights, if the options ask for them."""
     own, pretrained = split_options(options, name, field)
     models, architecture = import_library("torchvision.models", name, field, "torchvision"), name.partition(":")[2]
-    if architecture not in models.list_models():
-        raise unknown_model(name, models.list_models(), "torchvision.models.list_models()", field)
+    known_names = models.list_models(module=models)  # without those that segment and detect, which download backbones
+    if architecture not in known_names:
+        raise unknown_model(name, known_names, "torchvision.models.list_models(module=torchvision.models)", field)
     if architecture in ("googlenet", "inception_v3"):  # otherwise they answer with three tensors while they train
         own = {"aux_logits": False, "init_weights": True, **own}
     network = models.get_model(architecture, weights=None, num_classes=classes, **own)
@@ -127,7 +128,7 @@ def tell_download(name: str, field: str) -> Iterator[None]:
         raise
     except Exception as error:  # each library and its network stack have their own
         raise ModelError(
-            f"{field}.options: the pretrained weights of {name!r} cannot be had ({describe_in_line(error)[:300]});"
+            f"{field}.options: what {name!r} asks for cannot be had ({describe_in_line(error)[:300]});"
             " give weights: PATH, a file that is here, or leave pretrained out"
         ) from None
     finally:

@@ -15,7 +15,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydistill.architecture import generalist_architecture, identify_architecture, student_architecture
+from raydistill.architecture import (
+    check_files,
+    generalist_architecture,
+    identify_architecture,
+    student_architecture,
+)
 from raydistill.config import Config
 from raydistill.confusion import MOST_PREDICTIONS
 from raydistill.data.sources import check_source, identify_source
@@ -145,6 +150,7 @@ def run_pipeline(
     Raises RaydistillError before any training if data, settings, models or the folder cannot be used.
     """
     check_source(config.data)
+    check_files(config)
     stages = list_stages(config, until)
     run = RunFolder(config.run_dir)
     lock = run.acquire_lock()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ def read_weights(path: Path | str, field: str) -> GivenWeights:
             start = opened.read(9)
         if start[8:] == b"{":  # safetensors: 8 bytes that tell the length of a JSON header
             return _read_safetensors(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other protocols, before it refuses what is no tensor
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         reason = describe_in_line(error).partition(". ")[0][:200]
         raise ModelError(
@@ -127,10 +130,10 @@ def fill_network(
     load_tensors(model, tensors, prefix, {*difference.unexpected, *difference.misshapen})
     said = [f"weights of {source}"]
     if left_out:
-        said.append(f"the output layer is new ({_list_some(left_out)} left out)")
+        said.append(f"the output layer is new ({list_some(left_out)} left out)")
     others = [name for name in difference.unexpected if name not in head]
     if others:
-        said.append(f"{len(others)} tensors that the model has not are left out ({_list_some(others)})")
+        said.append(f"{len(others)} tensors that the model has not are left out ({list_some(others)})")
     return "; ".join(said)
 
 
@@ -149,9 +152,9 @@ def describe_difference(model: nn.Module, difference: Difference, tensors: Mappi
         have, want = tuple(tensors[name.removeprefix(prefix)].shape), tuple(known[name].shape)
         said.append(f"{name.removeprefix(prefix)} has shape {have} in the file and {want} in the model")
     if difference.missing:
-        said.append(f"it lacks {_list_some(difference.missing, prefix)}")
+        said.append(f"it lacks {list_some(difference.missing, prefix)}")
     if difference.unexpected:
-        said.append(f"the model lacks {_list_some(difference.unexpected, prefix)}")
+        said.append(f"the model lacks {list_some(difference.unexpected, prefix)}")
     return "; ".join(said)
 
 
@@ -166,7 +169,8 @@ def find_head_names(model: nn.Module, classes: int) -> set[str]:
     }
 
 
-def _list_some(names: list[str], prefix: str = "") -> str:
+def list_some(names: Sequence[str], prefix: str = "") -> str:
+    """The first names, without a prefix, and how many more there are."""
     shown = ", ".join(name.removeprefix(prefix) for name in names[:SHOWN_KEYS])
     return f"{shown} and {len(names) - SHOWN_KEYS} more" if len(names) > SHOWN_KEYS else shown
 
