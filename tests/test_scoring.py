@@ -8,7 +8,16 @@ from builders import make_examples
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from raydistill.scoring import judge_blocks, predict_logits, score_labels
+from raydistill.data.arrays import Examples, Normalisation
+from raydistill.models import build_model
+from raydistill.scoring import (
+    LARGEST_OUTPUT,
+    judge_blocks,
+    limit_batch,
+    predict_blocks,
+    predict_logits,
+    score_labels,
+)
 
 EXAMPLES = make_examples()
 HELD_OUT = torch.arange(300, 400)
@@ -83,6 +92,6 @@ def test_batches_shrink_where_a_layer_is_large():
     assert [len(block) for block in predict_blocks(model, examples.x, torch.arange(10))] == [3, 3, 3, 1]
     score = score_labels(examples, torch.arange(10))(model)
     logits = model.eval()(examples.x)
-    assert score.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, examples.y)), rel=1e-5)
+    assert score.loss == pytest.approx(float(cross_entropy(logits, examples.y)), rel=1e-5)
     model.largest_activation = 10 * LARGEST_OUTPUT
     assert limit_batch(model, 4096) == 1
