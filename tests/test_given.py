@@ -10,6 +10,7 @@ from raydistill.display import Silent
 from raydistill.errors import ModelError
 from raydistill.files import read_json, read_tensors
 from raydistill.launch import format_plan
+from raydistill.loading import load_ensemble
 from raydistill.scoring import predict_logits
 from raydistill.stages.given import check_class_order
 from raydistill.stages.networks import build_generalist, load_weights
@@ -104,6 +105,13 @@ def test_a_whole_run_with_a_given_generalist(tensors, tmp_path):
     assert report["generalist"]["epochs"] == 0
     own = read_tensors(run.specialist_folder(0) / "weights.safetensors")[0]
     assert set(own) == {"normalise.mean", "normalise.inverse_std", "network.3.weight", "network.3.bias"}
+    ensemble = load_ensemble(run.path)
+    places = [
+        [model.network[i].weight.data_ptr() for i in (1, 3)] for model in (ensemble.generalist, *ensemble.specialists)
+    ]
+    assert len({hidden for hidden, _ in places}) == 1  # all share the backbone's memory
+    assert len({head for _, head in places}) == len(places)
+    assert torch.equal(ensemble.specialists[0].network[3].bias, own["network.3.bias"])
 
 
 def rename(tensors):
