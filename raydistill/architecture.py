@@ -141,11 +141,17 @@ def list_files_of(architecture: Architecture) -> dict[str, Path]:
         if path is not None:
             files[f"{architecture.role}.{name}"] = Path(path).expanduser()
     library, _, name = architecture.model.partition(":")
-    folder = Path(name).expanduser()
-    if library == "hf" and folder.is_dir():
+    folder = find_folder(name)
+    if library == "hf" and folder is not None:
         found = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors")])
         files |= {file.name: file for file in found}
     return files
+
+
+def find_folder(name: str) -> Path | None:
+    """The folder that hf: names, with a slash in it, so that ./vit is one and vit a type; None for other names."""
+    folder = Path(name).expanduser()
+    return folder if "/" in name and folder.is_dir() else None
 
 
 def identify_files(files: Mapping[str, Path]) -> dict[str, str]:

@@ -72,8 +72,8 @@ class GeneralistConfig(ArchitectureConfig, TrainingConfig):
     weight_decay: float = Field(0.1, ge=0)
     """decoupled weight decay of AdamW; a generalist that underfits a little leaves more to its specialists"""
     model: str = "mlp"
-    """mlp, cnn, timm:NAME, torchvision:NAME, hf:TYPE, hf:FOLDER or hf:NAME of transformers, or package.module:function
-    that takes (input_shape, classes, **options) and returns raw logits"""
+    """mlp, cnn, timm:NAME, torchvision:NAME, hf:TYPE, hf:./FOLDER or hf:NAME of transformers, or
+    package.module:function that takes (input_shape, classes, **options) and returns raw logits"""
     options: dict[str, Any] = Field(default_factory=dict)
     """keyword arguments of the model, for example {hidden: [192, 192]}; of hf:, what overrides its configuration;
     {pretrained: true} downloads pretrained weights of timm:, torchvision: and hf:NAME"""

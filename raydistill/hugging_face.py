@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raydistill.architecture import find_folder
 from raydistill.errors import ModelError
 from raydistill.inputs import Body, Statistics
 from raydistill.libraries import as_statistics, import_library, split_options, tell_download
@@ -62,13 +63,15 @@ def build_hugging_face(
 ) -> Body:
     """A network of transformers. start: with the weights of its folder, or those that the options ask for."""
     transformers = import_library("transformers", name, field, "transformers")
-    source = str(Path(name.partition(":")[2]).expanduser())
-    local = Path(source).is_dir()
-    own, pretrained = split_options({"pretrained": has_weights(source), **options} if local else options, name, field)
-    typed = not local and source in transformers.CONFIG_MAPPING
-    if not local and not typed and "pretrained" not in options:
+    source = name.partition(":")[2]
+    folder = find_folder(source)
+    if folder is not None:
+        source, options = str(folder), {"pretrained": has_weights(folder), **options}
+    own, pretrained = split_options(options, name, field)
+    typed = folder is None and source in transformers.CONFIG_MAPPING
+    if folder is None and not typed and "pretrained" not in options:
         raise ModelError(
-            f"{field}.model: {name!r} is neither a folder nor a type such as vit or bert; for a model of the Hub, give"
+            f"{field}.model: {name!r} is neither a folder (./vit) nor a type (vit, bert); for a model of the Hub, give"
             " options pretrained: true (downloads its weights) or false (its configuration alone)"
         )
     if typed and pretrained:
@@ -98,9 +101,9 @@ def build_hugging_face(
     return Body(ImageClassifier(network), "images", channels, statistics, pretrained, note=note)
 
 
-def has_weights(folder: str) -> bool:
+def has_weights(folder: Path) -> bool:
     """Whether a folder holds weights that may be read."""
-    return any(Path(folder).glob("*.safetensors"))
+    return any(folder.glob("*.safetensors"))
 
 
 def check_options(config: Any, options: Mapping[str, Any], name: str, field: str) -> None:

@@ -1,11 +1,14 @@
 """Settings of networks: what may be said, how a student follows its generalist, and what enters a stage's key."""
 
+from pathlib import Path
+
 import pytest
 from builders import quick_config
 from pydantic import ValidationError
 
 from raydistill.architecture import (
     ArchitectureConfig,
+    find_folder,
     generalist_architecture,
     identify_architecture,
     read_statistics,
@@ -65,6 +68,15 @@ def test_a_student_without_a_model_follows_the_generalist(tmp_path):
     assert (changed.options, changed.input_size, changed.weights) == ({"hidden": 3}, (12, 12), None)
     other = student_architecture(quick_config(tmp_path, generalist=own, student={"model": "mlp"}))
     assert (other.options, other.input_size, other.normalise, other.weights) == ({}, None, "auto", None)
+
+
+def test_a_folder_has_a_slash(tmp_path, monkeypatch):
+    (tmp_path / "vit").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_folder("./vit") == Path("vit")
+    assert find_folder(str(tmp_path / "vit")) == tmp_path / "vit"
+    assert find_folder("vit") is None  # the type
+    assert find_folder("./none") is None
 
 
 def test_files_enter_the_key(tmp_path):

@@ -92,7 +92,7 @@ def test_options_override_the_configuration():
         ("hf:vit", {**VIT, "trust_remote_code": True}, (8, 8), torch.uint8, "code of strangers is not run"),
         ("hf:vit", {**VIT, "pretrained": True}, (8, 8), torch.uint8, "a type and has no pretrained weights"),
         ("hf:whisper", {}, (8, 8), torch.uint8, "no network of type 'whisper' that classifies"),
-        ("hf:who/ever", {}, (8, 8), torch.uint8, "neither a folder nor a type.*pretrained: true"),
+        ("hf:who/ever", {}, (8, 8), torch.uint8, r"neither a folder \(\./vit\) nor a type.*pretrained: true"),
         ("hf:who/ever", {"pretrained": True}, (8, 8), torch.uint8, "'hf:who/ever' asks for cannot be had"),
         ("hf:bert", BERT, (12,), torch.float32, "needs token ids.*float32"),
         ("hf:bert", {**BERT, "max_position_embeddings": 8}, (12,), torch.int32, "fails on.*max_position_embeddings"),
