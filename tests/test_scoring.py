@@ -91,7 +91,7 @@ def test_batches_shrink_where_a_layer_is_large():
     examples = Examples(torch.rand(10, 30, 30), torch.arange(10) % 4, tuple("abcd"))
     assert [len(block) for block in predict_blocks(model, examples.x, torch.arange(10))] == [3, 3, 3, 1]
     score = score_labels(examples, torch.arange(10))(model)
-    logits = model.eval()(examples.x)
+    logits = model.eval()(examples.x).detach()
     assert score.loss == pytest.approx(float(cross_entropy(logits, examples.y)), rel=1e-5)
     model.largest_activation = 10 * LARGEST_OUTPUT
     assert limit_batch(model, 4096) == 1
