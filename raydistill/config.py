@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from raydistill.architecture import ArchitectureConfig
 from raydistill.cluster import ClusterConfig
 from raydistill.credentials import check_credentials
 from raydistill.errors import ConfigError
@@ -87,20 +88,35 @@ class TrainingConfig(Section):
         return names
 
 
-class GeneralistConfig(TrainingConfig):
+class GeneralistConfig(ArchitectureConfig, TrainingConfig):
     """The network that knows every class."""
 
     weight_decay: float = Field(0.1, ge=0)
     """decoupled weight decay of AdamW; a generalist that underfits a little leaves more to its specialists"""
     model: str = "mlp"
-    """mlp, cnn, or package.module:function that takes (input_shape, classes, **options) and returns raw logits"""
+    """mlp, cnn, timm:NAME, torchvision:NAME, hf:TYPE, hf:./FOLDER or hf:NAME of transformers, or
+    package.module:function that takes (input_shape, classes, **options) and returns raw logits"""
     options: dict[str, Any] = Field(default_factory=dict)
-    """keyword arguments of the model, for example {hidden: [192, 192]}"""
+    """keyword arguments of the model, for example {hidden: [192, 192]}; of hf:, what overrides its configuration;
+    {pretrained: true} downloads pretrained weights of timm:, torchvision: and hf:NAME"""
+    freeze: tuple[str, ...] = ()
+    """parameters that training leaves as they are, specialists' too: backbone (all but the output layer), a number of
+    first layers, or names such as layer1.* or blocks.0"""
+    checkpoint: str | None = None
+    """a trained generalist's file, .safetensors or a state dict by torch.save: it is taken as it is, not trained"""
     patience: int | None = Field(5, ge=1)
     """training ends when the loss on the confuse split has not improved for so many passes, and the best counts;
     null: it trains in full, and the last counts"""
     workers: int = Field(1, ge=1)
     """data-parallel Ray Train workers; 1 trains in the driver's process on a private Ray, else in one worker"""
+
+    @model_validator(mode="after")
+    def _check_checkpoint(self) -> GeneralistConfig:
+        if self.checkpoint is not None and (self.weights is not None or self.options.get("pretrained")):
+            raise ValueError(
+                "checkpoint is a whole generalist, and weights are where training starts; give one of them"
+            )
+        return self
 
 
 class GroupingConfig(Section):
@@ -258,7 +274,7 @@ class SearchConfig(Section):
         return bounds
 
 
-class StudentConfig(TrainingConfig):
+class StudentConfig(ArchitectureConfig, TrainingConfig):
     """The one network that ships."""
 
     epochs: int | None = Field(None, ge=1)
@@ -273,7 +289,8 @@ class StudentConfig(TrainingConfig):
     """the control on labels only ends when the tune split has not improved for so many passes; left out: it trains in
     full, as the student does"""
     model: str | None = None
-    """as generalist.model; left out: the generalist's own architecture"""
+    """as generalist.model; left out: the generalist's own architecture, with its input_size and normalise, and, without
+    options of its own, its weights"""
     options: dict[str, Any] = Field(default_factory=dict)
     """keyword arguments of the model"""
 

@@ -79,7 +79,7 @@ def format_plan(run: RunFolder) -> str:
     if len(plan["groups"]) > SHOWN_GROUPS:
         lines.append(f"      … and {len(plan['groups']) - SHOWN_GROUPS} more in {run.stage_folder('groups')}")
     stability = plan["stability"]
-    passes = len(read_training(run.stage_folder("generalist"))["history"])
+    passes = read_training(run.stage_folder("generalist"))["history"][-1]["epoch"]
     lines += [
         "",
         f"The groups hold {plan['mass_covered']:.0%} of the confusion,"

@@ -15,6 +15,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from raydistill.architecture import (
+    check_files,
+    generalist_architecture,
+    identify_architecture,
+    student_architecture,
+)
 from raydistill.config import Config
 from raydistill.confusion import MOST_PREDICTIONS
 from raydistill.data.augment import check_augment
@@ -27,9 +33,9 @@ from raydistill.report import build_report
 from raydistill.run_folder import RunFolder
 from raydistill.stages.context import Context, Stage
 from raydistill.stages.data import prepare_data, split_data
+from raydistill.stages.fit import check_networks
 from raydistill.stages.generalist import run_generalist, run_seeds
 from raydistill.stages.groups import count_groups, find_groups, measure_confusions
-from raydistill.stages.networks import build_generalist, build_student
 from raydistill.stages.repair import check_repair
 from raydistill.stages.roles import has_specialists, wants_stage
 from raydistill.stages.specialists import are_enough, run_specialists
@@ -50,7 +56,12 @@ PIPELINE = (
     Stage(
         "generalist",
         ("data", "splits"),
-        lambda config: [config.generalist, config.balance, config.seed],
+        lambda config: [
+            config.generalist,
+            identify_architecture(generalist_architecture(config)),
+            config.balance,
+            config.seed,
+        ],
         run_generalist,
     ),
     Stage(
@@ -77,6 +88,7 @@ PIPELINE = (
         lambda config: [
             config.specialists.model_dump(mode="json", exclude={"on_failure"}),
             config.balance,
+            list(config.generalist.freeze),
             _default_passes(config),
             config.seed,
         ],
@@ -86,7 +98,13 @@ PIPELINE = (
     Stage(
         "seeds",
         ("data", "splits"),
-        lambda config: [config.generalist, config.balance, config.teacher.seeds, config.seed],
+        lambda config: [
+            config.generalist,
+            identify_architecture(generalist_architecture(config)),
+            config.balance,
+            config.teacher.seeds,
+            config.seed,
+        ],
         run_seeds,
     ),
     Stage(
@@ -146,6 +164,7 @@ def run_pipeline(
     """
     check_source(config.data)
     check_unlabeled(config.transfer.unlabeled)
+    check_files(config)
     stages = list_stages(config, until)
     run = RunFolder(config.run_dir)
     lock = run.acquire_lock()
@@ -196,8 +215,7 @@ def check_fit(context: Context) -> None:
     """Whether models, groups, transfer set, views and targets fit the data. Raises ModelError or ConfigError."""
     if has_specialists(context.config):
         count_groups(context.config, context.examples.classes)
-    build_generalist(context.run, context.config, context.examples)
-    student = build_student(context.run, context.config, context.examples)
+    student = check_networks(context)
     transfer = select_transfer_rows(context.run, context.config, context.examples)
     check_repair(context.run, context.config, context.examples, student, transfer)
     build_views(context.run, context.config, context.examples)
@@ -231,5 +249,5 @@ def _default_passes(config: Config) -> Any:
 
 
 def _student_model(config: Config) -> Any:
-    """The student's architecture: the generalist's, if it has none of its own."""
-    return [config.generalist.model, config.generalist.options] if config.student.model is None else None
+    """The student's architecture, which is the generalist's if it has none of its own, and its files' checksums."""
+    return identify_architecture(student_architecture(config))

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from raydistill.data.arrays import Examples
-from raydistill.workers import choose_device, device_of, worker_rank
+from raydistill.workers import choose_device, device_of, unwrap, worker_rank
 
 if TYPE_CHECKING:
     from raydistill.balance import Balance
 
 PREDICT_BATCH = 4096
+LARGEST_OUTPUT = 1 << 26  # numbers that one layer makes of a batch of predictions: 256 MB
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,17 @@ def predict_blocks(model: nn.Module, x: Tensor, rows: Tensor, batch_size: int = 
     """The same, a batch at a time, for logits larger than memory."""
     training, device = model.training, device_of(model)
     model.eval()
-    for part in rows.split(batch_size):
+    for part in rows.split(limit_batch(model, batch_size)):
         with torch.inference_mode():
             logits = model(x.index_select(0, part).to(device)).float().cpu()
         yield logits
     model.train(training)
+
+
+def limit_batch(model: nn.Module, batch_size: int) -> int:
+    """The batch size, or fewer examples where a layer of the network makes many numbers of each."""
+    largest = getattr(unwrap(model), "largest_activation", 1)
+    return min(batch_size, max(1, LARGEST_OUTPUT // largest))
 
 
 def score_labels(examples: Examples, rows: Tensor, balance: Balance | None = None) -> Validate:
@@ -84,6 +91,7 @@ def judge_blocks(
     """
     rank, world = worker_rank()
     mine = rows[rank::world]
+    batch_size = limit_batch(model, batch_size)
     labels = examples.y[mine].split(batch_size)
     blocks = [judge(*pair) for pair in zip(predict_blocks(model, examples.x, mine, batch_size), labels, strict=True)]
     return torch.cat([loss for loss, _ in blocks]), torch.cat([right for _, right in blocks])

@@ -102,7 +102,8 @@ def describe_teacher(teachers: Teachers, name: str) -> dict[str, Any]:
     size = count_parameters(teachers.generalist)
     if name == "ensemble" and teachers.ensemble is not None:
         specialists = teachers.ensemble.specialists
-        return {"parameters": size + sum(map(count_parameters, specialists)), "specialists": len(specialists)}
+        size = count_parameters(teachers.generalist, *specialists)
+        return {"parameters": size, "specialists": len(specialists)}
     if name == "seeds" and teachers.seeds is not None:
         members = teachers.seeds.members
         return {"parameters": sum(map(count_parameters, members)), "members": len(members)}

@@ -68,7 +68,7 @@ def describe_generalist(context: Context) -> dict[str, Any]:
     """The generalist's losses after its best epoch, on its training examples and on held-out ones, and its epochs."""
     record = read_training(context.run.stage_folder("generalist"))
     best = record["history"][max(record["best_epoch"], 1) - 1]
-    return {"train_loss": best["loss"], "valid_loss": best["valid_loss"], "epochs": len(record["history"])}
+    return {"train_loss": best["loss"], "valid_loss": best["valid_loss"], "epochs": record["history"][-1]["epoch"]}
 
 
 def describe_groups(context: Context, members: Array, models: Mapping[str, Answers]) -> list[dict[str, Any]]:

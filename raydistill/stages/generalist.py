@@ -18,13 +18,17 @@ from raydistill.run_folder import RunFolder
 from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
 from raydistill.stages.feeding import build_change, open_balance, sample_rows
+from raydistill.stages.given import take_checkpoint
 from raydistill.stages.networks import build_generalist, count_passes, network_seed, train_once
 from raydistill.training import Progress, train_model
 from raydistill.workers import choose_device, unwrap
 
 
 def run_generalist(context: Context) -> None:
-    """Train the generalist, in this process or data-parallel."""
+    """Train the generalist, in this process or data-parallel; or take the one that the user gives."""
+    if context.config.generalist.checkpoint is not None:
+        take_checkpoint(context)
+        return
     outcome = context.executor.train(
         _describe_job(context, 0), context.config.generalist.workers, context.display.on_event
     )
@@ -54,7 +58,7 @@ def train_generalist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     balance, rows = open_balance(run, config, examples), read_split(run, "fit")
 
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
-        model = place_model(build_generalist(run, config, examples, index), settings, device)
+        model = place_model(build_generalist(run, config, examples, index, start=True), settings, device)
         batches = Batches(
             examples,
             sample_rows(examples, rows, len(rows), balance),

@@ -129,7 +129,7 @@ def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
         )
         return unwrap(model), progress
 
-    record = train_once(run.specialist_folder(index), train)
+    record = train_once(run.specialist_folder(index), train, whole=False)
     return {"epochs": len(record["history"]), "best_epoch": record["best_epoch"]}
 
 

@@ -161,8 +161,8 @@ def train_student_network(
     labelled: on its rows with labels alone, with as many steps.
     """
     examples, settings, device = open_examples(run), config.student, choose_device()
-    model, rows = place_model(build_student(run, config, examples), settings, device), read_transfer_rows(run)
-    balance = open_balance(run, config, examples)
+    model = place_model(build_student(run, config, examples, start=True), settings, device)
+    rows, balance = read_transfer_rows(run), open_balance(run, config, examples)
     batches = Batches(
         examples,
         sample_rows(examples, find_labelled(examples, rows) if labelled else rows, len(rows), balance),

@@ -22,7 +22,7 @@ from raydistill.scoring import share_score
 from raydistill.stages.context import Context
 from raydistill.stages.feeding import build_augment
 from raydistill.stages.groups import list_trained, read_group
-from raydistill.stages.networks import build_generalist, load_weights
+from raydistill.stages.networks import build_generalist, load_specialist, load_weights
 from raydistill.stages.roles import has_seeds, has_specialists, list_teachers, student_teacher
 from raydistill.tails import TailBasis, fit_tail
 from raydistill.targets import SoftTargets, TargetsWriter, measure_kl_lost, stored_classes
@@ -58,7 +58,10 @@ def load_teachers(run: RunFolder, config: Config, examples: Examples) -> Teacher
 def _join_specialists(generalist: nn.Module, run: RunFolder, config: Config, examples: Examples) -> Ensemble:
     trained = list_trained(run)
     groups = [read_group(run, config, index) for index in trained]
-    specialists = [_load(run, config, examples, run.specialist_folder(index)) for index in trained]
+    specialists = [
+        load_specialist(build_generalist(run, config, examples), run.specialist_folder(index), generalist)
+        for index in trained
+    ]
     return Ensemble(generalist, specialists, groups, config.ensemble.top_n)
 
 
