@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from raydistill.groups import group_classes
     from raydistill.loading import load_ensemble, load_student, load_teacher
     from raydistill.losses import distillation_loss
+    from raydistill.run import Run
     from raydistill.targets import SoftTargets
 
 __all__ = [
+    "Run",
     "SoftTargets",
     "__version__",
     "distillation_loss",
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Run": "run",
     "SoftTargets": "targets",
     "distillation_loss": "losses",
     "group_classes": "groups",

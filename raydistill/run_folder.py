@@ -339,7 +339,7 @@ class RunFolder:
             write_text(mark, key)
 
     def _check_unused(self) -> None:
-        ours = {".lock", ".owner.json"}
+        ours = {".lock", ".owner.json", "given"}
         used = self.path.exists() and bool({entry.name for entry in self.path.iterdir()} - ours)
         if self._mirror.has_objects() if self._mirror else used:
             raise RunFolderError(
