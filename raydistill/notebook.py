@@ -6,6 +6,7 @@ Comes in: as display.py. Goes out: HTML by IPython's own display handles, which 
 from __future__ import annotations
 
 import html
+import importlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -81,7 +82,6 @@ class Notebook:
 
 def show_html(first: str) -> Callable[[str], None]:
     """Display HTML in the notebook's cell; returns what replaces it."""
-    from IPython.display import HTML, display
-
-    handle: Any = display(HTML(first), display_id=True)
-    return lambda text: handle.update(HTML(text))
+    ipython: Any = importlib.import_module("IPython.display")  # it brings no types
+    handle = ipython.display(ipython.HTML(first), display_id=True)
+    return lambda text: handle.update(ipython.HTML(text))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from raydistill.arguments import ModelLike, gather_settings
 from raydistill.config import Config, build_config
-from raydistill.errors import ConfigError, DataError
+from raydistill.errors import ConfigError, DataError, RunFolderError
 from raydistill.files import Array
 from raydistill.job import is_uri
 from raydistill.results import Plan, Report
@@ -28,6 +28,7 @@ from raydistill.surroundings import kept_surroundings
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from raydistill.data.arrays import Examples
     from raydistill.display import Display
 
 GIVEN = "given"
@@ -117,7 +118,7 @@ class Run:
 
     @cached_property
     def teacher(self) -> Callable[[Tensor], Tensor]:
-        """What taught the student: batch (N, ...) in the stored type -> log-probabilities (N, K). Errors as report's."""
+        """What taught the student: batch (N, ...) in the stored type -> log-probabilities (N, K)."""
         from raydistill.loading import load_teacher
 
         return load_teacher(self.folder.location)
@@ -127,10 +128,7 @@ class Run:
         """(K,): the classes' names as text, or their numbers where they have no other names."""
         import numpy as np
 
-        from raydistill.data.arrays import open_examples
-
-        self.folder.read_manifest()
-        names = open_examples(self.folder).class_names
+        names = self._open_examples().class_names
         numbers = names == tuple(map(str, range(len(names))))
         return np.arange(len(names)) if numbers else np.array(names)
 
@@ -209,13 +207,19 @@ class Run:
         folder = self.folder.path
         return give_data(self._data, (folder.parent if is_uri(self.folder.location) else folder) / GIVEN)
 
+    def _open_examples(self) -> Examples:
+        from raydistill.data.arrays import open_examples
+
+        if "data" not in self._list_finished():
+            raise RunFolderError(f"run_dir: {self.folder.location!r} has no finished data; call fit or plan first")
+        return open_examples(self.folder)
+
     def _to_batch(self, x: Any) -> Array:
         """Examples in a type that PyTorch has. Raises DataError where their shape is not the training data's."""
-        from raydistill.data.arrays import open_examples
         from raydistill.data.given import choose_type
         from raydistill.data.objects import to_array
 
-        shape = open_examples(self.folder).input_shape
+        shape = self._open_examples().input_shape
         array = to_array(x, "x")
         if array.shape[1:] != shape or array.ndim == 0 or len(array) == 0:
             raise DataError(f"x: shape {array.shape} is not allowed; give (examples, {', '.join(map(str, shape))})")

@@ -120,10 +120,10 @@ def _read_arrays(data: Mapping[str, Any]) -> Given:
     test = [data.get("x_test"), data.get("y_test")]
     if (test[0] is None) != (test[1] is None):
         raise DataError("x_test, y_test: only one of them is given; give both or neither")
-    parts = [_cut(x, y, "train")]
+    held_out = None
     if test[0] is not None:
-        parts.append(_cut(to_array(test[0], "x_test"), to_array(test[1], "y_test"), "test"))
-    return Given(*parts, class_names=None if names is None else list_names(to_array(names, "class_names")))
+        held_out = _cut(to_array(test[0], "x_test"), to_array(test[1], "y_test"), "test")
+    return Given(_cut(x, y, "train"), held_out, None if names is None else list_names(to_array(names, "class_names")))
 
 
 def _cut(x: Array, y: Array, part: str) -> Blocks:

@@ -41,4 +41,4 @@ def choose_column(names: list[str], known: tuple[str, ...], what: str) -> str:
 
 def stack(column: Any) -> Any:
     """A column of lists or of arrays as one array, where their shapes allow it."""
-    return column.tolist() if getattr(column, "dtype", None) == object else column
+    return column.tolist() if column.dtype.kind == "O" else column
