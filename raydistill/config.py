@@ -17,6 +17,7 @@ from raydistill.cluster import ClusterConfig
 from raydistill.credentials import check_credentials
 from raydistill.errors import ConfigError
 from raydistill.sections import Section, describe_validation_error
+from raydistill.tracking.settings import TrackingConfig
 
 
 class SplitsConfig(Section):
@@ -262,6 +263,7 @@ class Config(Section):
     search: SearchConfig = SearchConfig()
     student: StudentConfig = StudentConfig()
     cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @field_validator("run_dir", mode="before")
     @classmethod

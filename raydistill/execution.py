@@ -20,7 +20,8 @@ from typing import Any, Literal, Protocol, TypeVar
 from raydistill.errors import DiskFullError, RaydistillError, StorageError
 
 Beat = Callable[[dict[str, Any]], None]
-"""Progress, {"epoch": 2, "epochs": 8, "fraction": 0.25}; "epoch" counts completed ones. Raises LeaseLost, StopTrial."""
+"""Progress, {"epoch": 2, "epochs": 8, "fraction": 0.25}; "epoch" counts completed ones, "recent" has the records of the
+last of them. Raises LeaseLost, StopTrial."""
 JobFunction = Callable[[dict[str, Any], Beat], dict[str, Any]]
 """(arguments, beat) -> result, both JSON."""
 Role = Literal["generalist", "specialist", "trial", "student"]

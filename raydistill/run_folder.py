@@ -66,7 +66,7 @@ STAGES = (
     "report",
 )
 FORMAT = 1
-_NOT_RESULTS = ("run_dir", "cluster")  # settings that change where and how fast, not what
+_NOT_RESULTS = ("run_dir", "cluster", "tracking")  # settings that change where, how fast and who watches, not what
 
 
 class RunFolder:
