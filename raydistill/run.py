@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raydistill.arguments import ModelLike, gather_settings
+from raydistill.arguments import ModelLike, gather_settings, to_plain
 from raydistill.config import Config, build_config
 from raydistill.errors import ConfigError, DataError, RunFolderError
 from raydistill.files import Array
@@ -76,13 +76,16 @@ class Run:
             self._check_data()
 
     @classmethod
-    def open(cls, run_dir: Path | str) -> Run:
+    def open(cls, run_dir: Path | str, **changes: Any) -> Run:
         """A run that is there, with its own settings: for its report and its student, or to go on with `fit`.
 
-        Raises RunFolderError if there is none.
+        changes: as the constructor's; of a section, only what is named changes. Raises RunFolderError if there is none.
         """
         config = RunFolder(run_dir).read_config()
-        settings = config.model_dump(exclude_unset=True, exclude={"data", "run_dir"})
+        settings = config.model_dump(exclude={"data", "run_dir", "cluster", "tracking"})
+        for name, value in changes.items():
+            own = settings.get(name)
+            settings[name] = {**own, **to_plain(value)} if isinstance(own, dict) else value
         return cls(config.data, run_dir=run_dir, **settings)
 
     @property

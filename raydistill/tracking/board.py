@@ -29,7 +29,6 @@ class TensorBoard:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._writers: OrderedDict[str, Any] = OrderedDict()
-        self._made = 0
 
     def open(self, facts: Facts, known: str | None) -> str:
         """See `Tracker`. Files of a run of other settings are removed."""
@@ -98,9 +97,8 @@ class TensorBoard:
         if writer is None:
             if len(self._writers) >= MOST_OPEN:
                 self._writers.popitem(last=False)[1].close()
-            self._made += 1
             folder = self._folder / network
             folder.mkdir(parents=True, exist_ok=True)
-            writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{self._made:06d}")
+            writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}.{os.getpid()}")  # read in order of names
         self._writers[network] = writer
         return writer
