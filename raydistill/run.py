@@ -205,7 +205,7 @@ class Run:
     @cached_property
     def _given(self) -> str:
         """Where the data are, in the run folder; of a run in an object store, beside its copy on this machine."""
-        from raydistill.data.given import give_data
+        from raydistill.data.stored import give_data
 
         folder = self.folder.path
         return give_data(self._data, (folder.parent if is_uri(self.folder.location) else folder) / GIVEN)
@@ -219,8 +219,8 @@ class Run:
 
     def _to_batch(self, x: Any) -> Array:
         """Examples in a type that PyTorch has. Raises DataError where their shape is not the training data's."""
-        from raydistill.data.given import choose_type
         from raydistill.data.objects import to_array
+        from raydistill.data.stored import choose_type
 
         shape = self._open_examples().input_shape
         array = to_array(x, "x")

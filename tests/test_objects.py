@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from raydistill.data import objects
-from raydistill.data.given import choose_type, give_data
 from raydistill.data.ingest import count_block_rows
 from raydistill.data.ingested import identify_arrays, open_arrays
 from raydistill.data.objects import is_dataset, read_object
+from raydistill.data.stored import choose_type, give_data
 from raydistill.errors import DataError
 
 COUNT = 1100  # more than two blocks of a Dataset, and of a folder

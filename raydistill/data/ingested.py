@@ -59,34 +59,20 @@ def finish_arrays(
         Path(work.folder, "x.npy").replace(output / "x.npy")
     else:
         sums = list(_copy_rows(work, np.flatnonzero(kept), output / "x.npy"))
-    facts = {
-        "key": hash_blocks(blocks),
-        "corrupt": len(tally.corrupt),
-        "left_out": catalogue.left_out,
-        "settings": asdict(wanted),
-    }
-    record = write_record(output, (int(kept.sum()), *work.shape), work.dtype, sums, facts)
-    shutil.rmtree(work.folder, ignore_errors=True)
-    return record
-
-
-def write_record(
-    output: Path, shape: tuple[int, ...], dtype: str, sums: list[str], facts: dict[str, Any]
-) -> dict[str, Any]:
-    """Write checksums.npy and the finished mark of a folder that holds all other files. Returns the mark.
-
-    shape: of x.npy; sums: SHA-256 of its blocks, in hexadecimal; facts: where it comes from.
-    """
     write_array(output / "checksums.npy", np.array([list(bytes.fromhex(text)) for text in sums], np.uint8))
     record = {
         "raydistill_arrays": FORMAT,
-        "shape": list(shape),
-        "dtype": dtype,
-        "block_rows": count_block_rows(shape[1:], dtype),
-        **facts,
+        "key": hash_blocks(blocks),
+        "shape": [int(kept.sum()), *work.shape],
+        "dtype": work.dtype,
+        "block_rows": count_block_rows(work.shape, work.dtype),
+        "corrupt": len(tally.corrupt),
+        "left_out": catalogue.left_out,
+        "settings": asdict(wanted),
         "files": {name: _describe_file(output / name) for name in FILES},
     }
     write_json(output / "arrays.json", record)
+    shutil.rmtree(work.folder, ignore_errors=True)
     return record
 
 
@@ -126,11 +112,7 @@ def check_arrays(folder: Path) -> dict[str, Any]:
 
 def identify_arrays(folder: Path) -> str:
     """Checksum of all that the folder holds, from those that were taken when it was written. Raises DataError."""
-    return hash_record(check_arrays(folder))
-
-
-def hash_record(record: dict[str, Any]) -> str:
-    """The same, from the folder's finished mark."""
+    record = check_arrays(folder)
     return hash_json([record["shape"], record["dtype"], record["files"]])
 
 

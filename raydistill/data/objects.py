@@ -1,7 +1,7 @@
 """Data that Python holds: arrays, tables, torch Datasets, Ray Datasets, as blocks of examples and labels.
 
 Comes in: what was given to `raydistill.Run`. Goes out: `Given`, parts that are read a block at a time, or a `DataError`
-that names what is allowed. data/given.py writes them into a folder that a run takes.
+that names what is allowed. data/stored.py writes them into a folder that a run takes.
 """
 
 from __future__ import annotations

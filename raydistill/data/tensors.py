@@ -14,9 +14,9 @@ from torch import Tensor
 
 from raydistill.batches import Sampler, shuffle_rows
 from raydistill.data.arrays import Examples
-from raydistill.data.given import choose_type
 from raydistill.data.labels import check_labels
 from raydistill.data.objects import to_array
+from raydistill.data.stored import choose_type
 from raydistill.errors import DataError
 from raydistill.files import Array
 from raydistill.specialists import Dustbin, Group

@@ -18,11 +18,11 @@ from typing import IO, Any
 import numpy as np
 
 from raydistill.data.ingest import count_block_rows
-from raydistill.data.ingested import check_arrays, hash_record, write_record
+from raydistill.data.ingested import FILES, FORMAT, check_arrays, identify_arrays
 from raydistill.data.labels import check_classes, index_labels
 from raydistill.data.objects import Blocks, Given, read_object
 from raydistill.errors import DataError, DiskFullError
-from raydistill.files import FULL, Array, describe_full, write_array, write_json
+from raydistill.files import FULL, Array, describe_full, hash_file, write_array, write_json
 
 NAME_DIGITS = 16
 
@@ -67,8 +67,27 @@ def write_given(given: Given, folder: Path) -> str:
     write_json(folder / "classes.json", names)
     write_json(folder / "parts.json", {"train": len(y[0]), "test": len(y[1]) if len(y) > 1 else 0})
     write_json(folder / "corrupt.json", [])
-    facts = {"key": "", "corrupt": 0, "left_out": [], "settings": {"source": "Python"}}
-    return hash_record(write_record(folder, shape, kind, sums, facts))
+    write_array(folder / "checksums.npy", np.array([list(bytes.fromhex(text)) for text in sums], np.uint8))
+    record = {
+        "raydistill_arrays": FORMAT,
+        "key": "",
+        "shape": list(shape),
+        "dtype": kind,
+        "block_rows": count_block_rows(shape[1:], kind),
+        "corrupt": 0,
+        "left_out": [],
+        "settings": {"source": "Python"},
+        "form": None,
+        "files": {name: describe_file(folder / name) for name in FILES},
+    }
+    write_json(folder / "arrays.json", record)
+    return identify_arrays(folder)
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Bytes, and the checksum but of x.npy, whose blocks have theirs."""
+    size: dict[str, Any] = {"bytes": path.stat().st_size}
+    return size if path.name == "x.npy" else {**size, "sha256": hash_file(path)}
 
 
 def name_labels(labels: list[Array], class_names: list[str] | None) -> tuple[list[Array], list[str]]:
