@@ -1,38 +1,23 @@
 """Trackers: what they are told is what the run folder holds, once, in order, whatever happens to run or tracker."""
 
-import json
 import threading
 import time
 
 import pytest
-from builders import quick_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tracked_runs import Notes, list_histories, track
 
-from raydistill.display import Silent
 from raydistill.errors import ConfigError
 from raydistill.execution import JobEvent
 from raydistill.files import read_json
-from raydistill.launch import launch
 from raydistill.run_folder import RunFolder
-from raydistill.stages.networks import read_training
 from raydistill.tracking import feed as feeds
 from raydistill.tracking import watch as watching
 from raydistill.tracking.feed import Feed, flatten
 from raydistill.tracking.ledger import Ledger
 from raydistill.tracking.points import NAMES, Facts, Point, StageNews, name_network, read_event
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow|sqlalchemy")  # MLflow's use of SQLAlchemy
 FACTS = Facts("project", "name", {"seed": 0}, "1")
-
-
-class Notes(Silent):
-    """A display that keeps its notes."""
-
-    def __init__(self):
-        self.notes = []
-
-    def note(self, text):
-        self.notes.append(text)
 
 
 class Fake:
@@ -66,12 +51,6 @@ class Fake:
         self.calls.append(("close", succeeded))
 
 
-def track(folder, display=None, *, names=("tensorboard",), on_change="refuse", until="report", **changes):
-    wanted = {name: name in names for name in ("tensorboard", "mlflow", "wandb")}
-    config = quick_config(folder, tracking=wanted, **changes)
-    return launch(config, display=display or Notes(), on_change=on_change, until=until)
-
-
 def read_board(run):
     """Scalars by folder and tag, as TensorBoard reads them."""
     board = run.path / "tensorboard"
@@ -83,14 +62,6 @@ def read_board(run):
         }
         found[folder.relative_to(board).as_posix()] = scalars
     return found
-
-
-def list_histories(run):
-    """Histories in the run folder by network."""
-    folders = {"generalist": run.stage_folder("generalist")}
-    folders |= {f"specialists/{index:03d}": run.specialist_folder(index) for index in range(3)}
-    folders |= {name: run.student_folder(name) for name in ("student", "labels_only", "generalist_targets")}
-    return {name: read_training(folder)["history"] for name, folder in folders.items()}
 
 
 def check_board(run):
@@ -110,15 +81,9 @@ def check_board(run):
 
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory):
-    """A run that all trackers watched, and its notes."""
-    folder, notes = tmp_path_factory.mktemp("tracked"), Notes()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        patch.setenv("WANDB_MODE", "offline")
-        patch.setenv("WANDB_DIR", str(folder))
-        patch.setenv("WANDB_API_KEY", "s" * 40)
-        patch.chdir(folder)  # MLflow's artifacts
-        yield track(folder / "run", notes, names=("tensorboard", "mlflow", "wandb")), notes
+    """A run with TensorBoard's files, and its notes."""
+    notes = Notes()
+    return track(tmp_path_factory.mktemp("tracked") / "run", notes), notes
 
 
 def test_tensorboard_shows_what_the_run_folder_holds(tracked):
@@ -142,88 +107,11 @@ def test_trials_are_rows_of_the_hparams_table(tracked):
         assert values["label_weight"].number_value == pytest.approx(trial["label_weight"])
 
 
-def test_mlflow_has_settings_passes_figures_and_the_page(tracked):
-    from mlflow import MlflowClient
-
-    run, _ = tracked
-    client = MlflowClient()
-    experiment = client.get_experiment_by_name("raydistill")
-    (found,) = client.search_runs([experiment.experiment_id])
-    assert (found.info.status, found.info.run_name) == ("FINISHED", "run")
-    assert found.data.params["search.trials"] == "3"
-    assert found.data.params["generalist.options"] == "{'hidden': [24]}"
-    for name, history in list_histories(run).items():
-        for own, shown in NAMES.items():
-            metrics = client.get_metric_history(found.info.run_id, f"{name}/{shown}")
-            assert [(metric.step, metric.value) for metric in metrics] == [
-                (record["epoch"], record[own]) for record in history
-            ]
-    report = read_json(run.stage_folder("report") / "report.json")
-    assert found.data.metrics["student/test_accuracy"] == report["student"]["test_accuracy"]
-    assert [file.path for file in client.list_artifacts(found.info.run_id)] == ["report.html"]
-
-
-def read_records(path):
-    """Records of a .wandb file: LevelDB's log format after a header of 7 bytes."""
-    data, place, parts = path.read_bytes(), 7, b""
-    while place + 7 <= len(data):
-        left = 32768 - place % 32768
-        if left < 7:
-            place += left
-            continue
-        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
-        parts += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last of several parts
-            yield parts
-            parts = b""
-
-
-def read_wandb(folder):
-    """History rows and the last summary of an offline run."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    rows, summary = [], {}
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        for record in map(Record.FromString, read_records(path)):
-            items = record.history.item
-            if items:
-                rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
-            for item in record.summary.update:
-                summary[item.key or "/".join(item.nested_key)] = json.loads(item.value_json)
-    return rows, summary
-
-
-def test_wandb_has_passes_and_figures(tracked):
-    run, _ = tracked
-    rows, summary = read_wandb(run.path.parent)
-    for name, history in list_histories(run).items():
-        mine = [row for row in rows if f"{name}/pass" in row]
-        assert [row[f"{name}/pass"] for row in mine] == [record["epoch"] for record in history]
-        assert [row[f"{name}/valid_loss"] for row in mine] == [record["valid_loss"] for record in history]
-    report = read_json(run.stage_folder("report") / "report.json")
-    assert summary["student/test_accuracy"] == report["student"]["test_accuracy"]
-
-
-def test_no_secret_is_written_anywhere(tracked):
-    run, _ = tracked
-    for path in run.path.parent.rglob("*"):
-        if path.is_file():
-            assert b"s" * 40 not in path.read_bytes(), path
-
-
 def test_a_run_that_is_started_again_tells_nothing_twice(tracked):
-    from mlflow import MlflowClient
-
     run, _ = tracked
-    client = MlflowClient()
-    board, rows = read_board(run), read_wandb(run.path.parent)[0]
-    track(run.path, names=("tensorboard", "mlflow", "wandb"))
+    board = read_board(run)
+    track(run.path)
     assert read_board(run) == board
-    assert read_wandb(run.path.parent)[0] == rows
-    (found,) = client.search_runs([client.get_experiment_by_name("raydistill").experiment_id])
-    assert found.info.status == "FINISHED"
-    assert len(client.get_metric_history(found.info.run_id, "student/loss")) == 4
 
 
 def test_trackers_change_no_key(tracked, tmp_path):
