@@ -19,6 +19,7 @@ from raydistill.credentials import check_credentials
 from raydistill.errors import ConfigError
 from raydistill.image_settings import ImagesConfig
 from raydistill.sections import Section, describe_validation_error
+from raydistill.tracking.settings import TrackingConfig
 
 
 class SplitsConfig(Section):
@@ -332,6 +333,7 @@ class Config(Section):
     search: SearchConfig = SearchConfig()
     student: StudentConfig = StudentConfig()
     cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @field_validator("run_dir", mode="before")
     @classmethod

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from raydistill.data.ingest import Block, Mark, Work
 
 Beat = Callable[[dict[str, Any]], None]
-"""Progress, {"epoch": 2, "epochs": 8, "fraction": 0.25}; "epoch" counts completed ones. Raises LeaseLost, StopTrial."""
+"""Progress, {"epoch": 2, "epochs": 8, "fraction": 0.25}; "epoch" counts completed ones, "recent" has the records of the
+last of them. Raises LeaseLost, StopTrial."""
 JobFunction = Callable[[dict[str, Any], Beat], dict[str, Any]]
 """(arguments, beat) -> result, both JSON."""
 Role = Literal["generalist", "specialist", "trial", "student"]

@@ -18,6 +18,7 @@ from raydistill.run_folder import RunFolder
 from raydistill.stages.groups import describe_plan
 from raydistill.stages.networks import read_training
 from raydistill.stages.roles import count_workers
+from raydistill.tracking.watch import watch
 
 SHOWN_GROUPS = 40
 
@@ -32,7 +33,7 @@ def launch(
     display: Display | None = None,
 ) -> RunFolder:
     """Run the pipeline, or its stages up to `until`. on_change, start_from: see RunFolder.open."""
-    shown = display or open_display()
+    shown = watch(config, display or open_display())
 
     def start_executor(run: RunFolder) -> Executor:
         return open_executor(config, run, verbose, shown.note)

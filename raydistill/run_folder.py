@@ -67,7 +67,7 @@ STAGES = (
     "report",
 )
 FORMAT = 1
-_NOT_RESULTS = ("run_dir", "cluster")  # settings that change where and how fast, not what
+_NOT_RESULTS = ("run_dir", "cluster", "tracking")  # settings that change where, how fast and who watches, not what
 
 
 class RunFolder:
@@ -345,7 +345,7 @@ class RunFolder:
             write_text(mark, key)
 
     def _check_unused(self) -> None:
-        ours = {".lock", ".owner.json"}
+        ours = {".lock", ".owner.json", "given"}
         used = self.path.exists() and bool({entry.name for entry in self.path.iterdir()} - ours)
         if self._mirror.has_objects() if self._mirror else used:
             raise RunFolderError(

@@ -31,6 +31,7 @@ from raydistill.workers import device_of, unwrap, worker_rank
 
 WARM_UP = 0.05  # share of all steps over which the learning rate rises
 BEAT_SECONDS = 0.5
+RECENT = 16  # passes that a beat tells of: not every beat reaches the driver
 
 
 Loss = Callable[[Tensor, Batch], WithGradient]
@@ -78,19 +79,19 @@ def train_model(
     if saved is not None:
         progress, best = _restore(*saved, model, optimizer)
         for past in progress.history:  # whoever listens hears the whole story again
-            beat({**past, "epochs": epochs, "fraction": past["epoch"] / epochs})
+            beat({**past, "epochs": epochs, "fraction": past["epoch"] / epochs, "recent": [past]})
     elif patience is not None:
         progress.best_loss = validate(model).loss
     while progress.epoch < epochs and not _is_stale(progress, patience):
-        train_loss = _train_epoch(model, forward, batches, loss, optimizer, settings, progress.epoch, epochs, beat)
+        train_loss = _train_epoch(model, forward, batches, loss, optimizer, settings, progress, epochs, beat)
         score = validate(model)
         _check_finite("loss on held-out examples", score.loss, progress.epoch)
-        _record(progress, train_loss, score, last_counts=patience is None)
+        _record(progress, train_loss, score, optimizer.param_groups[0]["lr"], last_counts=patience is None)
         if patience is not None and progress.best_epoch == progress.epoch:
             best = _copy_trained(model)
         if checkpoint is not None and worker_rank()[0] == 0:
             _save(checkpoint, model, best if patience is not None else {}, optimizer, progress)
-        beat({**progress.history[-1], "epochs": epochs, "fraction": progress.epoch / epochs})
+        beat({**progress.history[-1], **_describe(progress, epochs, 0.0)})
     if patience is not None:
         _put_back(model, best)
     return progress
@@ -167,10 +168,11 @@ def _train_epoch(
     loss: Loss,
     optimizer: torch.optim.Optimizer,
     settings: TrainingConfig,
-    epoch: int,
+    progress: Progress,
     epochs: int,
     beat: Beat,
 ) -> float:
+    epoch = progress.epoch
     model.train()
     rest_frozen(model)
     torch.manual_seed(mix_seed(batches.seed, epoch, 1000 + worker_rank()[0]))  # dropout
@@ -190,10 +192,16 @@ def _train_epoch(
         losses[step] = values
         if time.monotonic() >= next_beat:
             next_beat = time.monotonic() + BEAT_SECONDS
-            beat({"epoch": epoch, "epochs": epochs, "fraction": (epoch + step / steps) / epochs})
+            beat(_describe(progress, epochs, step / steps))
     mean = float(losses.flatten().mean())
     _check_finite("loss", mean, epoch)
     return mean
+
+
+def _describe(progress: Progress, epochs: int, part: float) -> dict[str, Any]:
+    """A beat's progress, within a pass of which a part is done, 0 to 1; and what the last passes gave."""
+    fraction = (progress.epoch + part) / epochs
+    return {"epoch": progress.epoch, "epochs": epochs, "fraction": fraction, "recent": progress.history[-RECENT:]}
 
 
 def _check_finite(name: str, value: float, epoch: int) -> None:
@@ -203,11 +211,10 @@ def _check_finite(name: str, value: float, epoch: int) -> None:
         )
 
 
-def _record(progress: Progress, train_loss: float, score: Score, *, last_counts: bool) -> None:
+def _record(progress: Progress, train_loss: float, score: Score, rate: float, *, last_counts: bool) -> None:
     progress.epoch += 1
-    progress.history.append(
-        {"epoch": progress.epoch, "loss": train_loss, "valid_loss": score.loss, "value": score.accuracy}
-    )
+    record = {"epoch": progress.epoch, "loss": train_loss, "valid_loss": score.loss, "value": score.accuracy}
+    progress.history.append({**record, "learning_rate": rate})
     if last_counts or score.loss < progress.best_loss:
         progress.best_loss, progress.best_epoch = score.loss, progress.epoch
 
