@@ -10,15 +10,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
-from raydistill.config import Config, build_config
+from raydistill.config import Config
 from raydistill.credentials import hide_credentials
 from raydistill.errors import ConfigError, RaydistillError
-from raydistill.job import runs_as_job, settle
-from raydistill.sections import read_config_file, suggest_field
+from raydistill.flags import Parser, read_settings
+from raydistill.job import settle
+from raydistill.sections import suggest_field
 from raydistill.termination import EXIT_CODE, Terminated, exit_on_sigterm
 from raydistill.version import __version__
 
@@ -32,19 +32,6 @@ COMMANDS = {
     "predict": "classes and probabilities for the examples of a .npz file",
     "export": "the student as safetensors, torch.export or ONNX file, reloaded and compared",
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaint is one line that names the nearest right flag."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise ConfigError instead of printing the usage."""
-        unknown = message.removeprefix("unrecognized arguments: ")
-        if unknown == message:
-            raise ConfigError(f"{message}; see {self.prog} --help")
-        flag = unknown.split()[0]
-        known = [name.removeprefix("--") for name in self._option_string_actions]
-        raise ConfigError(f"{flag}: unknown argument; {suggest_field(flag.lstrip('-').partition('=')[0], known)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,85 +91,9 @@ def split_command(argv: list[str]) -> tuple[str, list[str]]:
     raise ConfigError(f"command: missing; give one of {', '.join(COMMANDS)}")
 
 
-def read_settings(command: str, argv: list[str]) -> tuple[Config, argparse.Namespace]:
-    """Settings from --config and dotted flags (flags win), and the command's own flags."""
-    from pydantic_settings import CliSettingsSource
-
-    usage = f"raydistill {command} --data DATA --run-dir DIR [--config FILE] [--SECTION.SETTING VALUE ...]"
-    parser = Parser(f"raydistill {command}", usage=usage, description=COMMANDS[command], allow_abbrev=False)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; flags override it")
-    parser.add_argument(
-        "--on-change",
-        choices=("refuse", "redo"),
-        default="refuse",
-        help="what to do with a run folder of other settings: refuse it, or redo the stages that the change reaches",
-    )
-    parser.add_argument(
-        "--start-from",
-        metavar="DIR",
-        help="another run folder; a new run takes over its finished stages that these settings do not change",
-    )
-    if command == "run":
-        from raydistill.run_folder import STAGES
-
-        parser.add_argument("--until", choices=STAGES, default="report", help="the last stage; left out: all of them")
-    parser.add_argument("-v", "--verbose", action="store_true", help="let Ray and torch speak")
-    source = CliSettingsSource[Any](
-        make_flags_model(),
-        root_parser=parser,
-        parse_args_method=Parser.parse_args,
-        cli_hide_none_type=True,
-        cli_avoid_json=True,
-        cli_kebab_case=False,
-    )
-    add_kebab_flags(parser)
-    given = parser.parse_args(argv)
-    flags = source(parsed_args=given)()
-    file_values = read_config_file(given.config) if given.config else {}
-    return settle_folders(build_config(merge_settings(file_values, flags)), given), given
-
-
-def settle_folders(config: Config, given: argparse.Namespace) -> Config:
-    """In a Ray job, take relative run folders from where jobs have them, and say so; else the settings as they are."""
-    if not runs_as_job():
-        return config
-    given.start_from = given.start_from and settle(given.start_from)
-    config = config.model_copy(update={"run_dir": settle(config.run_dir)})
-    print(f"run folder: {config.run_dir}", flush=True)
-    return config
-
-
-def make_flags_model() -> Any:
-    """Config as pydantic-settings wants it. Flags are read as text, and validated together with the file's values."""
-    from pydantic import create_model
-    from pydantic_settings import BaseSettings
-
-    return create_model("Flags", __base__=(BaseSettings, Config))
-
-
-def add_kebab_flags(parser: argparse.ArgumentParser) -> None:
-    """Let --run-dir stand for --run_dir, and so on."""
-    for action in list(parser._actions):
-        for flag in list(action.option_strings):
-            kebab = flag.replace("_", "-")
-            if kebab != flag:
-                action.option_strings = [kebab, *action.option_strings]
-                parser._option_string_actions[kebab] = action
-
-
-def merge_settings(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `base`, section by section; the options of a model are replaced as a whole."""
-    merged = dict(base)
-    for name, value in over.items():
-        inner = merged.get(name)
-        deep = isinstance(value, Mapping) and isinstance(inner, Mapping) and name != "options"
-        merged[name] = merge_settings(inner, value) if deep else value  # type: ignore[arg-type]
-    return merged
-
-
 def run_command(argv: list[str]) -> int:
     """raydistill run."""
-    config, given = read_settings("run", argv)
+    config, given = read_settings("run", argv, COMMANDS["run"])
     return finish_run(config, given)
 
 
@@ -205,7 +116,7 @@ def finish_run(config: Config, given: argparse.Namespace) -> int:
 
 def plan_command(argv: list[str]) -> int:
     """raydistill plan."""
-    config, given = read_settings("plan", argv)
+    config, given = read_settings("plan", argv, COMMANDS["plan"])
     from raydistill.launch import format_plan, launch
 
     run = launch(config, on_change=given.on_change, start_from=given.start_from, verbose=given.verbose, until="groups")
