@@ -1,26 +1,31 @@
-"""The command line: raydistill ingest | run | plan | status | report | predict | export.
+"""The command line: raydistill COMMAND …, the commands being those of COMMANDS.
 
 Comes in: arguments. Goes out: an exit code: 0 done; 2 bad input or a full disk, told in one line; 130 interrupted by
-Ctrl-C, 143 by SIGTERM; 141 the reader of the output has gone; 1 anything unexpected. Heavy modules are imported by the
-command that needs them, so that --help answers at once.
+Ctrl-C, 143 by SIGTERM; 141 the reader of the output has gone; 1 anything unexpected, or what doctor found. Heavy
+modules are imported by the command that needs them, so that --help answers at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raydistill.config import Config
 from raydistill.credentials import hide_credentials
 from raydistill.errors import ConfigError, RaydistillError
-from raydistill.flags import Parser, read_settings
+from raydistill.flags import Parser, build_settings_parser, read_settings
 from raydistill.job import settle
 from raydistill.sections import suggest_field
 from raydistill.termination import EXIT_CODE, Terminated, exit_on_sigterm
 from raydistill.version import __version__
+
+if TYPE_CHECKING:
+    from raydistill.run_folder import RunFolder
 
 INTERRUPTED = "raydistill: interrupted; the same command goes on from here"
 COMMANDS = {
@@ -29,8 +34,11 @@ COMMANDS = {
     "plan": "generalist, confusions, groups, and a forecast of what each group could gain; no fan-out",
     "status": "which stages of a run are finished",
     "report": "the headline table of a run, and where its page is",
+    "compare": "finished runs side by side: settings, figures, significance, cost",
     "predict": "classes and probabilities for the examples of a .npz file",
     "export": "the student as safetensors, torch.export or ONNX file, reloaded and compared",
+    "doctor": "whether packages, machine, storage and cluster are ready for a run, and what to do where they are not",
+    "completion": "a script that completes commands and settings in bash, zsh or fish",
 }
 
 
@@ -69,7 +77,7 @@ def end_well(run: Callable[[], int]) -> int:
 
 def split_command(argv: list[str]) -> tuple[str, list[str]]:
     """The command and its arguments. Prints help or version and exits where these are asked for."""
-    lines = [f"  {name:8} {text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:10} {text}" for name, text in COMMANDS.items()]
     parser = Parser(
         "raydistill",
         description="Trains a generalist, specialists for the classes that it confuses, and one student that ships.",
@@ -100,7 +108,6 @@ def run_command(argv: list[str]) -> int:
 def finish_run(config: Config, given: argparse.Namespace) -> int:
     """Run the pipeline and print its table."""
     from raydistill.launch import launch
-    from raydistill.report import format_table, read_report
 
     run = launch(
         config, on_change=given.on_change, start_from=given.start_from, verbose=given.verbose, until=given.until
@@ -108,9 +115,7 @@ def finish_run(config: Config, given: argparse.Namespace) -> int:
     if given.until != "report":
         print(f"stopped after {given.until}, as --until asks; without it, the same command goes on")
         return 0
-    print(format_table(read_report(run)))
-    print(f"\nreport: {run.stage_folder('report') / 'report.html'}")
-    print(f"next:   raydistill export {run.location} --format pt2")
+    print_report(run)
     return 0
 
 
@@ -126,53 +131,49 @@ def plan_command(argv: list[str]) -> int:
 
 def ingest_command(argv: list[str]) -> int:
     """raydistill ingest."""
-    from raydistill.ingest_command import add_arguments, run_ingest
+    from raydistill.ingest_command import run_ingest
 
-    parser = Parser("raydistill ingest", description=COMMANDS["ingest"], allow_abbrev=False)
-    add_arguments(parser)
-    print(run_ingest(parser.parse_args(argv)))
+    print(run_ingest(build_parser("ingest").parse_args(argv)))
     return 0
 
 
 def status_command(argv: list[str]) -> int:
     """raydistill status."""
-    from raydistill.run_folder import STAGES, RunFolder
-    from raydistill.stages.roles import wants_stage
+    from raydistill.status_command import describe_status
 
-    given = _folder_parser("status").parse_args(argv)
-    run = RunFolder(given.folder)
-    manifest = run.read_manifest()
-    print(f"{run.location}: {manifest['settings']['data']}, {'in use' if run.is_locked() else 'not running'}")
-    config = run.read_config()
-    for name in (stage for stage in STAGES if wants_stage(config, stage)):
-        record = manifest["stages"].get(name)
-        began = run.has_begun(name)
-        state = f"done in {record['seconds']:.1f} s" if record else "begun" if began else "to do"
-        print(f"  {name:12} {state}")
+    print(describe_status(build_parser("status").parse_args(argv).folder))
     return 0
 
 
 def report_command(argv: list[str]) -> int:
     """raydistill report."""
-    from raydistill.report import format_table, read_report
     from raydistill.run_folder import RunFolder
 
-    run = RunFolder(_folder_parser("report").parse_args(argv).folder)
+    run = RunFolder(build_parser("report").parse_args(argv).folder)
     run.read_manifest()
+    print_report(run)
+    return 0
+
+
+def print_report(run: RunFolder) -> None:
+    """The table, where the page is, and what comes next."""
+    from raydistill.report import format_table, read_report
+
     print(format_table(read_report(run)))
     print(f"\nreport: {run.stage_folder('report') / 'report.html'}")
-    return 0
+    print(f"next:   raydistill export {run.location} --format pt2")
+
+
+def compare_command(argv: list[str]) -> int:
+    """raydistill compare."""
+    from raydistill.compare_command import run_compare
+
+    return run_compare(build_parser("compare").parse_args(argv))
 
 
 def predict_command(argv: list[str]) -> int:
     """raydistill predict."""
-    parser = _folder_parser("predict")
-    parser.add_argument(
-        "input", type=Path, help=".npz file with an array x (or x_test), shaped as the training examples"
-    )
-    parser.add_argument("--output", type=Path, help="file to write; left out: INPUT with .predicted.npz")
-    parser.add_argument("--model", choices=("student", "teacher"), default="student", help="which one answers")
-    given = parser.parse_args(argv)
+    given = build_parser("predict").parse_args(argv)
     from raydistill.predict import predict_file
 
     print(predict_file(given.folder, given.input, given.output, given.model))
@@ -181,28 +182,73 @@ def predict_command(argv: list[str]) -> int:
 
 def export_command(argv: list[str]) -> int:
     """raydistill export."""
-    parser = _folder_parser("export")
-    parser.add_argument("--format", choices=("safetensors", "pt2", "onnx"), default="safetensors", help="kind of file")
-    parser.add_argument("--output", type=Path, help="file to write; left out: student.FORMAT in the run folder")
-    given = parser.parse_args(argv)
+    given = build_parser("export").parse_args(argv)
     from raydistill.export import export_student
 
     print(export_student(given.folder, given.format, given.output))
     return 0
 
 
-def _folder_parser(command: str) -> Parser:
+def doctor_command(argv: list[str]) -> int:
+    """raydistill doctor."""
+    from raydistill.doctor_command import run_doctor
+
+    return run_doctor(build_parser("doctor").parse_args(argv))
+
+
+def completion_command(argv: list[str]) -> int:
+    """raydistill completion."""
+    from raydistill.completion_command import write_completion
+
+    given = build_parser("completion").parse_args(argv)
+    print(write_completion(given.shell, {name: build_parser(name) for name in COMMANDS}, COMMANDS))
+    return 0
+
+
+def build_parser(command: str) -> Parser:
+    """A command's parser: that of settings, or the arguments of its module, after the run folder if it takes one."""
+    if command in _SETTINGS_COMMANDS:
+        return build_settings_parser(command, COMMANDS[command])[0]
     parser = Parser(f"raydistill {command}", description=COMMANDS[command], allow_abbrev=False)
-    parser.add_argument("folder", type=settle, metavar="DIR", help="run folder, or its URI in an object store")
+    if command in _FOLDER_COMMANDS:
+        parser.add_argument("folder", type=settle, metavar="DIR", help="run folder, or its URI in an object store")
+    add_arguments = _ARGUMENTS.get(command)
+    if add_arguments is None:
+        add_arguments = importlib.import_module(f"raydistill.{command}_command").add_arguments
+    add_arguments(parser)
     return parser
 
 
+def _add_predict_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "input", type=Path, help=".npz file with an array x (or x_test), shaped as the training examples"
+    )
+    parser.add_argument("--output", type=Path, help="file to write; left out: INPUT with .predicted.npz")
+    parser.add_argument("--model", choices=("student", "teacher"), default="student", help="which one answers")
+
+
+def _add_export_arguments(parser: Parser) -> None:
+    parser.add_argument("--format", choices=("safetensors", "pt2", "onnx"), default="safetensors", help="kind of file")
+    parser.add_argument("--output", type=Path, help="file to write; left out: student.FORMAT in the run folder")
+
+
+_SETTINGS_COMMANDS = ("run", "plan")
+_FOLDER_COMMANDS = ("status", "report", "predict", "export")
+_ARGUMENTS: dict[str, Callable[[Parser], None]] = {
+    "status": lambda parser: None,
+    "report": lambda parser: None,
+    "predict": _add_predict_arguments,
+    "export": _add_export_arguments,
+}
 _HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "ingest": ingest_command,
     "run": run_command,
     "plan": plan_command,
     "status": status_command,
     "report": report_command,
+    "compare": compare_command,
     "predict": predict_command,
     "export": export_command,
+    "doctor": doctor_command,
+    "completion": completion_command,
 }
