@@ -107,6 +107,8 @@ def run_command(argv: list[str]) -> int:
 
 def finish_run(config: Config, given: argparse.Namespace) -> int:
     """Run the pipeline and print its table."""
+    if given.dry_run:
+        return dry_run(config, given, given.until)
     from raydistill.launch import launch
 
     run = launch(
@@ -119,9 +121,29 @@ def finish_run(config: Config, given: argparse.Namespace) -> int:
     return 0
 
 
+def dry_run(config: Config, given: argparse.Namespace, until: str) -> int:
+    """Print what would be done; 2 where it would be refused."""
+    from raydistill.display import Silent
+    from raydistill.dry_run import forecast_run
+    from raydistill.forecast_text import format_forecast
+
+    forecast = forecast_run(
+        config,
+        display=Silent(),
+        on_change=given.on_change,
+        start_from=given.start_from,
+        until=until,
+        verbose=given.verbose,
+    )
+    print(format_forecast(forecast))
+    return 2 if forecast.obstacles else 0
+
+
 def plan_command(argv: list[str]) -> int:
     """raydistill plan."""
     config, given = read_settings("plan", argv, COMMANDS["plan"])
+    if given.dry_run:
+        return dry_run(config, given, "groups")
     from raydistill.launch import format_plan, launch
 
     run = launch(config, on_change=given.on_change, start_from=given.start_from, verbose=given.verbose, until="groups")

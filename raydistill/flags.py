@@ -75,6 +75,9 @@ def add_run_flags(parser: Parser, command: str) -> None:
         from raydistill.run_folder import STAGES
 
         parser.add_argument("--until", choices=STAGES, default="report", help="the last stage; left out: all of them")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, say what would be done and why, and train nothing"
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="let Ray and torch speak")
 
 

@@ -47,8 +47,13 @@ def launch(
     )
 
 
-def open_executor(config: Config, run: RunFolder, verbose: bool, note: Callable[[str], None]) -> Executor:
-    """Ray, or this process alone. note: is told why the executor waits. Raises ConfigError at what it cannot do."""
+def open_executor(
+    config: Config, run: RunFolder, verbose: bool, note: Callable[[str], None], node_seconds: float | None = None
+) -> Executor:
+    """Ray, or this process alone. note: is told why the executor waits; node_seconds: how long, if not as usual.
+
+    Raises ConfigError at what it cannot do.
+    """
     cluster = config.cluster
     if cluster.backend == "none":
         for role, workers in count_workers(config).items():
@@ -66,6 +71,7 @@ def open_executor(config: Config, run: RunFolder, verbose: bool, note: Callable[
         cluster=cluster,
         workers=count_workers(config),
         note=note,
+        node_seconds=node_seconds,
     )
 
 

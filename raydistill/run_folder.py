@@ -132,24 +132,30 @@ class RunFolder:
                 f"start_from: {source.location!r} is this very run folder; give that of another run, or leave it out"
             )
         if not self._has_manifest():
-            self._check_unused()
+            self.check_unused()
             if source is not None:
                 source.check_source()
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.manifest_path, _new_manifest(settings, source))
             return
+        refusal, manifest = self.describe_refusal(config), self.read_manifest()
+        if refusal and on_change == "refuse":
+            raise RunFolderError(refusal)
+        if manifest["settings"] != settings or manifest["version"] != __version__:
+            write_json(self.manifest_path, {**manifest, "version": __version__, "settings": settings})
+
+    def describe_refusal(self, config: Config) -> str:
+        """Why a run of other settings is refused here, in a line; empty where there is nothing to refuse."""
         manifest = self.read_manifest()
-        changes = list_changes(manifest["settings"], settings)
+        changes = list_changes(manifest["settings"], result_settings(config))
         if manifest["version"] != __version__:
             changes.insert(0, f"version {manifest['version']} -> {__version__}")
-        if not changes:
-            return
-        if on_change == "refuse" and self._begun_path("generalist").exists():  # before it, nothing is worth keeping
-            raise RunFolderError(
-                f"run_dir: {self.location!r} holds a run of another configuration ({'; '.join(changes[:3])}"
-                f"{'; …' if len(changes) > 3 else ''}); take another --run-dir, or add --on-change redo"
-            )
-        write_json(self.manifest_path, {**manifest, "version": __version__, "settings": settings})
+        if not changes or not self._begun_path("generalist").exists():  # before it, nothing is worth keeping
+            return ""
+        return (
+            f"run_dir: {self.location!r} holds a run of another configuration ({'; '.join(changes[:3])}"
+            f"{'; …' if len(changes) > 3 else ''}); take another --run-dir, or add --on-change redo"
+        )
 
     def check_source(self) -> None:
         """Whether another run can start from this one. Raises RunFolderError if not."""
@@ -190,7 +196,7 @@ class RunFolder:
         """
         if self._mirror:
             if not self._has_manifest():
-                self._check_unused()
+                self.check_unused()
             self._lock = StoreLock(self._mirror)
             self._lock.acquire()
             self._current.clear()
@@ -200,7 +206,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"run_dir: {str(self.path)!r} is a file; give a folder")
         if not self.manifest_path.exists():
-            self._check_unused()
+            self.check_unused()
         self.path.mkdir(parents=True, exist_ok=True)
         check_links(self.path)
         lock = FileLock(self.path / ".lock")
@@ -227,14 +233,7 @@ class RunFolder:
     def stage_key(self, stage: str, settings: Mapping[str, Any], inputs: Iterable[str]) -> str:
         """Hash of what decides a stage's results: its settings, the version, and its inputs' files."""
         finished = self.read_manifest()["stages"]
-        return hash_json(
-            {
-                "stage": stage,
-                "version": __version__,
-                "settings": settings,
-                "inputs": {name: finished[name]["files"] for name in inputs},
-            }
-        )
+        return make_key(stage, settings, {name: finished[name]["files"] for name in inputs})
 
     def is_finished(self, stage: str, key: str) -> bool:
         """Whether the stage ran with this key, and all its files still have their checksums."""
@@ -338,7 +337,8 @@ class RunFolder:
         if not mark.exists() or mark.read_text() != key:
             write_text(mark, key)
 
-    def _check_unused(self) -> None:
+    def check_unused(self) -> None:
+        """Raise RunFolderError for a folder that holds anything, and no run."""
         ours = {".lock", ".owner.json"}
         used = self.path.exists() and bool({entry.name for entry in self.path.iterdir()} - ours)
         if self._mirror.has_objects() if self._mirror else used:
@@ -353,6 +353,11 @@ class RunFolder:
             return f"process {owner['pid']} on {owner['host']}"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"
+
+
+def make_key(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> str:
+    """A stage's key. inputs: for each stage that it reads, the checksums of its files."""
+    return hash_json({"stage": stage, "version": __version__, "settings": settings, "inputs": inputs})
 
 
 def result_settings(config: Config) -> dict[str, Any]:
