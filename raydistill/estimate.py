@@ -14,8 +14,9 @@ from raydistill.data.arrays import open_examples, read_split
 from raydistill.files import read_json, write_array
 from raydistill.run_folder import RunFolder
 from raydistill.stages.groups import count_groups
+from raydistill.stages.growth import count_warm_passes
 from raydistill.stages.networks import count_passes
-from raydistill.stages.roles import list_students
+from raydistill.stages.roles import STUDENT, list_students
 from raydistill.stages.teacher import select_transfer_rows
 
 
@@ -37,13 +38,14 @@ def estimate_networks(draft: RunFolder, config: Config, running: Set[str], run: 
     examples, rows = open_examples(draft), len(read_split(draft, "fit"))
     found: list[NetworkForecast] = []
     if "generalist" in running:
-        found.append(NetworkForecast("generalist", 1, count_passes(draft, config, "generalist"), rows))
+        passes = count_warm_passes(draft, config, "generalist", count_passes(draft, config, "generalist"))
+        found.append(NetworkForecast("generalist", 1, passes, rows))
     if "specialists" in running:
         count, pass_examples = _estimate_specialists(config, running, run, examples.classes, rows)
         found.append(NetworkForecast("specialists", count, count_passes(draft, config, "specialist"), pass_examples))
     if "seeds" in running:
-        others = config.teacher.seeds - 1
-        found.append(NetworkForecast("other seeds", others, count_passes(draft, config, "generalist"), others * rows))
+        others, passes = config.teacher.seeds - 1, count_passes(draft, config, "generalist")
+        found.append(NetworkForecast("other seeds", others, passes, others * rows))
     if running & {"search", "student"}:
         chosen = select_transfer_rows(draft, config, examples)
         write_array(draft.stage_folder("targets") / "rows.npy", chosen.numpy())
@@ -64,12 +66,12 @@ def _estimate_specialists(
 
 
 def _estimate_students(draft: RunFolder, config: Config, running: Set[str], rows: int) -> list[NetworkForecast]:
-    found = []
+    found, name = [], f"student/{STUDENT}"
     if "search" in running and config.search.trials:
-        trials = config.search.trials
-        found.append(NetworkForecast("trials", trials, count_passes(draft, config, "trial"), trials * rows))
+        trials, passes = config.search.trials, count_passes(draft, config, "trial")
+        found.append(NetworkForecast("trials", trials, count_warm_passes(draft, config, name, passes), trials * rows))
     if "student" in running:
-        count = len(list_students(config))
+        count, passes = len(list_students(config)), count_passes(draft, config, "student")
         what = "student and controls" if count > 1 else "student"
-        found.append(NetworkForecast(what, count, count_passes(draft, config, "student"), count * rows))
+        found.append(NetworkForecast(what, count, count_warm_passes(draft, config, name, passes), count * rows))
     return found

@@ -86,7 +86,8 @@ def settle_folders(config: Config, given: argparse.Namespace) -> Config:
     if not runs_as_job():
         return config
     given.start_from = given.start_from and settle(given.start_from)
-    config = config.model_copy(update={"run_dir": settle(config.run_dir)})
+    grow_from = config.grow_from and settle(config.grow_from)
+    config = config.model_copy(update={"run_dir": settle(config.run_dir), "grow_from": grow_from})
     print(f"run folder: {config.run_dir}", flush=True)
     return config
 

@@ -22,12 +22,13 @@ from raydistill.display import Display
 from raydistill.errors import ConfigError
 from raydistill.execution import Executor
 from raydistill.report import build_report
-from raydistill.run_folder import RunFolder
+from raydistill.run_folder import ORIGIN, RunFolder
 from raydistill.stages.context import Context, Stage
 from raydistill.stages.data import prepare_data, split_data
 from raydistill.stages.generalist import run_generalist, run_seeds
 from raydistill.stages.groups import count_groups, find_groups, measure_confusions
 from raydistill.stages.networks import build_generalist, build_student
+from raydistill.stages.origin import copy_origin, identify_origin
 from raydistill.stages.roles import has_specialists, wants_stage
 from raydistill.stages.specialists import are_enough, run_specialists
 from raydistill.stages.student import check_repair, run_search, run_students
@@ -40,9 +41,15 @@ from raydistill.stages.teacher import (
 )
 
 PIPELINE = (
+    Stage(ORIGIN, (), identify_origin, copy_origin),
     Stage("data", (), identify_source, prepare_data),
-    Stage("splits", ("data",), lambda config: [config.splits, config.seed], split_data),
-    Stage("generalist", ("data", "splits"), lambda config: [config.generalist, config.seed], run_generalist),
+    Stage("splits", (ORIGIN, "data"), lambda config: [config.splits, config.seed], split_data),
+    Stage(
+        "generalist",
+        (ORIGIN, "data", "splits"),
+        lambda config: [config.generalist, config.seed, *_growth(config)],
+        run_generalist,
+    ),
     Stage(
         "confusion",
         ("data", "splits", "generalist"),
@@ -51,7 +58,7 @@ PIPELINE = (
     ),
     Stage(
         "groups",
-        ("data", "splits", "confusion"),
+        (ORIGIN, "data", "splits", "confusion"),
         lambda config: [
             config.grouping,
             config.specialists.groups,
@@ -63,9 +70,10 @@ PIPELINE = (
     ),
     Stage(
         "specialists",
-        ("data", "splits", "generalist", "groups"),
+        (ORIGIN, "data", "splits", "generalist", "groups"),
         lambda config: [
             config.specialists.model_dump(mode="json", exclude={"on_failure"}),
+            *_growth(config),
             _default_passes(config),
             config.seed,
         ],
@@ -74,8 +82,8 @@ PIPELINE = (
     ),
     Stage(
         "seeds",
-        ("data", "splits"),
-        lambda config: [config.generalist, config.teacher.seeds, config.seed],
+        (ORIGIN, "data", "splits"),
+        lambda config: [config.generalist, config.teacher.seeds, config.seed, *_growth(config)],
         run_seeds,
     ),
     Stage(
@@ -100,19 +108,22 @@ PIPELINE = (
     ),
     Stage(
         "search",
-        ("data", "splits", "targets"),
+        (ORIGIN, "data", "splits", "targets"),
         lambda config: [config.search, *_student_settings(config)],
         run_search,
     ),
     Stage(
         "student",
-        ("data", "splits", "targets", "search"),
+        (ORIGIN, "data", "splits", "targets", "search"),
         lambda config: [config.transfer.repair, *_student_settings(config)],
         run_students,
     ),
     Stage(
         "report",
-        ("data", "splits", "generalist", "groups", "specialists", "seeds", "ensemble", "targets", "search", "student"),
+        (
+            *(ORIGIN, "data", "splits", "generalist", "groups", "specialists", "seeds", "ensemble", "targets"),
+            *("search", "student"),
+        ),
         lambda config: None,
         build_report,
     ),
@@ -200,7 +211,13 @@ def to_json(value: Any) -> Any:
 
 def _student_settings(config: Config) -> list[Any]:
     """What decides a student's training."""
-    return [config.student, config.teacher.kind, _student_model(config), _default_passes(config), config.seed]
+    growth = _growth(config)
+    return [config.student, config.teacher.kind, _student_model(config), _default_passes(config), config.seed, *growth]
+
+
+def _growth(config: Config) -> list[Any]:
+    """What decides how networks grow; nothing in a run that does not."""
+    return [] if config.grow_from is None else [config.grow]
 
 
 def _default_passes(config: Config) -> Any:

@@ -1,7 +1,7 @@
 """The run folder: the only thing that stages share, and the only mechanism of resuming.
 
     manifest.json      configuration, version, and for each finished stage its key, seconds, and its files' checksums
-    01_data/ …         one folder a stage, in the order of the pipeline
+    01_data/ …         one folder a stage, in the order of the pipeline; 00_origin/ of a run that grows from another
     timings/           how long things took; read by the report, never by a stage's key
     ray/               scratch of Ray's own; never read back
 
@@ -51,6 +51,8 @@ from raydistill.storage import Mirror
 from raydistill.store_lock import StoreLock
 from raydistill.version import __version__
 
+ORIGIN = "origin"
+"""The stage before all others, in runs that grow from another."""
 STAGES = (
     "data",
     "splits",
@@ -92,7 +94,7 @@ class RunFolder:
 
         Raises StorageError if the store does not give it as the manifest says.
         """
-        folder = self.path / f"{STAGES.index(stage) + 1:02d}_{stage}"
+        folder = self.path / f"{(ORIGIN, *STAGES).index(stage):02d}_{stage}"
         if self._mirror and stage not in self._current:
             self._current.add(stage)
             record = self.read_manifest()["stages"].get(stage)

@@ -13,7 +13,7 @@ from typing import Any
 from raydistill.config import Config
 from raydistill.display import format_seconds
 from raydistill.files import read_json, refresh
-from raydistill.run_folder import STAGES, RunFolder
+from raydistill.run_folder import ORIGIN, STAGES, RunFolder
 from raydistill.stages.roles import list_students, wants_stage
 
 
@@ -22,7 +22,7 @@ def describe_status(location: str) -> str:
     run = RunFolder(location)
     manifest, config, busy = run.read_manifest(), run.read_config(), run.is_locked()
     lines = [f"{run.location}: {manifest['settings']['data']}, {'in use' if busy else 'not running'}"]
-    wanted = [name for name in STAGES if wants_stage(config, name)]
+    wanted = [name for name in (ORIGIN, *STAGES) if wants_stage(config, name)]
     for name in wanted:
         lines.append(f"  {name:12} {describe_stage(run, config, manifest['stages'].get(name), name)}")
     return "\n".join([*lines, describe_next(run, [name for name in wanted if name not in manifest["stages"]], busy)])

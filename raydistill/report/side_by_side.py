@@ -21,7 +21,7 @@ from raydistill.errors import RunFolderError
 from raydistill.files import Array, map_array, read_array, read_json
 from raydistill.report.metrics import compare_models
 from raydistill.report.table import read_report
-from raydistill.run_folder import STAGES, RunFolder
+from raydistill.run_folder import ORIGIN, STAGES, RunFolder
 
 FIGURES = ("test_accuracy", "test_top5", "test_nll", "test_calibration_error", "parameters")
 
@@ -81,7 +81,7 @@ def find_figures(report: Mapping[str, Any], name: str) -> dict[str, Any] | None:
 def tabulate_stages(manifests: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
     """Seconds of each stage in each run; None where a run has no such stage."""
     stages = [manifest["stages"] for manifest in manifests]
-    wanted = [name for name in STAGES if any(name in record for record in stages)]
+    wanted = [name for name in (ORIGIN, *STAGES) if any(name in record for record in stages)]
     return {name: [record[name]["seconds"] if name in record else None for record in stages] for name in wanted}
 
 

@@ -9,6 +9,7 @@ from raydistill.data.sources import Source, load_source
 from raydistill.data.splits import SPLITS, check_splits, split_rows
 from raydistill.files import Array, link_file, publish, read_array, read_json, write_array, write_json, write_mapped
 from raydistill.stages.context import Context
+from raydistill.stages.origin import follow_splits
 
 
 def prepare_data(context: Context) -> None:
@@ -59,6 +60,9 @@ def split_data(context: Context) -> None:
     if parts["test"]:
         splits["test"] = np.arange(parts["train"], parts["train"] + parts["test"])
         check_splits({"test": splits["test"]}, labels, names)
+    if config.grow_from is not None:
+        splits = follow_splits(context, splits, parts["train"])
+        check_splits(splits, labels, names)
     for name in SPLITS:
         write_array(folder / f"{name}.npy", splits[name])
     context.display.note(", ".join(f"{name} {len(splits[name]):,}" for name in SPLITS))

@@ -15,6 +15,7 @@ from raydistill.forward import place_model
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
+from raydistill.stages.growth import count_warm_passes, start_warm
 from raydistill.stages.networks import build_generalist, count_passes, network_seed, train_once
 from raydistill.training import Progress, batch_label_loss, train_model
 from raydistill.workers import choose_device, unwrap
@@ -47,8 +48,11 @@ def train_generalist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     config = run.read_config()
     examples, settings, device = open_examples(run), config.generalist, choose_device()
 
+    name = "generalist" if index == 0 else f"seeds/{index:03d}"
+
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
-        model = place_model(build_generalist(run, config, examples, index), settings, device)
+        model = start_warm(run, config, build_generalist(run, config, examples, index), name, examples)
+        model = place_model(model, settings, device)
         batches = Batches(
             examples,
             shuffle_rows(read_split(run, "fit")),
@@ -62,7 +66,7 @@ def train_generalist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
             batches,
             batch_label_loss,
             settings,
-            epochs=count_passes(run, config, "generalist"),
+            epochs=count_warm_passes(run, config, name, count_passes(run, config, "generalist")),
             validate=score_labels(examples, read_split(run, "confuse")),
             patience=settings.patience,
             checkpoint=checkpoint,
