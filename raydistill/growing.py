@@ -21,7 +21,7 @@ from raydistill.models import find_output_layer
 from raydistill.spectral import cluster_spectral
 
 HOLDS = 0.5  # of the share of its classes' confusion that a group held in the old run; with less, it is dissolved
-COVERED = 0.5  # of a new class's confusion that its groups shall hold
+COVERED = 0.6  # of a new class's confusion that its groups shall hold
 MOST_JOINED = 2  # groups that a new class joins: each is a specialist that is trained anew
 
 
@@ -43,10 +43,11 @@ def map_weights(
     base, places = model.state_dict(), torch.from_numpy(map_classes(old, new))
     known = places >= 0
     outputs = _name_outputs(model, len(new))
+    if tensors.keys() != base.keys():
+        odd = sorted(tensors.keys() ^ base.keys())[0]
+        raise ModelError(f"grow_from: {odd!r} is in one of the networks alone; grow with the same model and options")
     mapped: dict[str, Tensor] = {}
     for name, tensor in base.items():
-        if name not in tensors:
-            raise ModelError(f"grow_from: the old network has no {name!r}; grow with the same model and options")
         before = tensors[name].to(tensor.device)
         by_class = before.shape[:1] == (len(old),) and tensor.shape[:1] == (len(new),)
         if name in outputs or (not outputs and by_class and before.shape != tensor.shape):
@@ -123,7 +124,10 @@ def grow_members(
     grown = groups.copy()
     for row, labels in zip(grown, gained, strict=True):
         row[labels] = True
-    new = _make_groups(apart, affinity, len(places) / max(1, len(kept)), overlap, size, seed)
+        if row.all():  # a specialist needs a class outside
+            pull = np.asarray(affinity[labels][:, np.flatnonzero(row)].sum(axis=1)).ravel()
+            row[labels.pop(int(pull.argmin()))] = False
+    new = _make_groups(apart, affinity, members.shape[1] / len(members), overlap, size, seed)
     everything = [*grown, *new]
     sources = [*kept, *([-1] * len(new))]
     taken = [*gained, *([] for _ in new)]
