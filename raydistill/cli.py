@@ -8,6 +8,7 @@ modules are imported by the command that needs them, so that --help answers at o
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import os
 import sys
@@ -20,7 +21,6 @@ from raydistill.credentials import hide_credentials
 from raydistill.errors import ConfigError, RaydistillError
 from raydistill.flags import Parser, build_settings_parser, read_settings
 from raydistill.job import settle
-from raydistill.sections import suggest_field
 from raydistill.termination import EXIT_CODE, Terminated, exit_on_sigterm
 from raydistill.version import __version__
 
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from raydistill.run_folder import RunFolder
 
 INTERRUPTED = "raydistill: interrupted; the same command goes on from here"
+START = """\
+raydistill COMMAND --help explains each. To begin:
+  raydistill doctor                                     is this machine ready?
+  raydistill run --data digits --run-dir runs/first     a run of a minute, on data that are here
+  raydistill run --data npz:FILE --run-dir runs/mine --dry-run    what would be done with yours"""
 COMMANDS = {
     "ingest": "image folders, Parquet or Hugging Face datasets into arrays that may be larger than memory",
     "run": "the whole way from data to student; the same command resumes",
@@ -81,7 +86,7 @@ def split_command(argv: list[str]) -> tuple[str, list[str]]:
     parser = Parser(
         "raydistill",
         description="Trains a generalist, specialists for the classes that it confuses, and one student that ships.",
-        epilog="\n".join(["commands:", *lines, "", "raydistill COMMAND --help explains each."]),
+        epilog="\n".join(["commands:", *lines, "", START]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="raydistill COMMAND ...",
         allow_abbrev=False,
@@ -94,7 +99,9 @@ def split_command(argv: list[str]) -> tuple[str, list[str]]:
     if argv[0] in COMMANDS:
         return argv[0], argv[1:]
     if not argv[0].startswith("-"):
-        raise ConfigError(f"{argv[0]}: unknown command; {suggest_field(argv[0], COMMANDS)}")
+        nearest = difflib.get_close_matches(argv[0], COMMANDS, n=1, cutoff=0.5)
+        remedy = f"did you mean {nearest[0]!r}?" if nearest else f"give one of {', '.join(COMMANDS)}"
+        raise ConfigError(f"{argv[0]}: unknown command; {remedy}")
     parser.parse_args(argv)
     raise ConfigError(f"command: missing; give one of {', '.join(COMMANDS)}")
 
@@ -116,6 +123,7 @@ def finish_run(config: Config, given: argparse.Namespace) -> int:
     )
     if given.until != "report":
         print(f"stopped after {given.until}, as --until asks; without it, the same command goes on")
+        print(f"next:   raydistill status {run.location} tells what is done")
         return 0
     print_report(run)
     return 0
@@ -148,6 +156,7 @@ def plan_command(argv: list[str]) -> int:
 
     run = launch(config, on_change=given.on_change, start_from=given.start_from, verbose=given.verbose, until="groups")
     print(format_plan(run))
+    print(f"\nnext:   raydistill run with the same flags goes on from here (--run-dir {run.location})")
     return 0
 
 

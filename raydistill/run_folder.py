@@ -216,7 +216,8 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout:
             raise RunFolderError(
-                f"run_dir: {str(self.path)!r} is in use by {self._read_owner()}; wait for it, or take another --run-dir"
+                f"run_dir: {str(self.path)!r} is in use by {self._read_owner()}; wait for it (raydistill status"
+                f" {self.location} tells how far it is), or take another --run-dir"
             ) from None
         write_json(self.path / ".owner.json", {"host": socket.gethostname(), "pid": os.getpid()})
         return lock
