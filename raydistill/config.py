@@ -17,6 +17,7 @@ from raydistill.architecture import ArchitectureConfig
 from raydistill.cluster import ClusterConfig
 from raydistill.credentials import check_credentials
 from raydistill.errors import ConfigError
+from raydistill.grow_settings import GrowConfig
 from raydistill.image_settings import ImagesConfig
 from raydistill.sections import Section, describe_validation_error
 from raydistill.tracking.settings import TrackingConfig
@@ -317,6 +318,8 @@ class Config(Section):
     glyphs. Quote names with ? and &, which mean something to shells"""
     run_dir: str
     """folder of the run, or a URI such as s3://bucket/folder: all is written there; the same command resumes it"""
+    grow_from: str | None = None
+    """a finished run on earlier data, whose networks this one starts from; what the new data do not reach is kept"""
     seed: int = Field(0, ge=0, lt=2**31)
     """seed of splits, initial weights, batches and search"""
     splits: SplitsConfig = SplitsConfig()
@@ -332,10 +335,11 @@ class Config(Section):
     targets: TargetsConfig = TargetsConfig()
     search: SearchConfig = SearchConfig()
     student: StudentConfig = StudentConfig()
+    grow: GrowConfig = GrowConfig()
     cluster: ClusterConfig = ClusterConfig()
     tracking: TrackingConfig = TrackingConfig()
 
-    @field_validator("run_dir", mode="before")
+    @field_validator("run_dir", "grow_from", mode="before")
     @classmethod
     def _take_path(cls, value: Any) -> Any:
         return str(value) if isinstance(value, Path) else value

@@ -30,12 +30,13 @@ from raydistill.display import Display
 from raydistill.errors import ConfigError
 from raydistill.execution import Executor
 from raydistill.report import build_report
-from raydistill.run_folder import RunFolder
+from raydistill.run_folder import ORIGIN, RunFolder
 from raydistill.stages.context import Context, Stage
 from raydistill.stages.data import prepare_data, split_data
 from raydistill.stages.fit import check_networks
 from raydistill.stages.generalist import run_generalist, run_seeds
 from raydistill.stages.groups import count_groups, find_groups, measure_confusions
+from raydistill.stages.origin import copy_origin, identify_origin
 from raydistill.stages.repair import check_repair
 from raydistill.stages.roles import has_specialists, wants_stage
 from raydistill.stages.specialists import are_enough, run_specialists
@@ -49,19 +50,15 @@ from raydistill.stages.teacher import (
 )
 
 PIPELINE = (
+    Stage(ORIGIN, (), identify_origin, copy_origin),
     Stage(
         "data", (), lambda config: identify_source(config) | identify_unlabeled(config.transfer.unlabeled), prepare_data
     ),
-    Stage("splits", ("data",), lambda config: [config.splits, config.seed], split_data),
+    Stage("splits", (ORIGIN, "data"), lambda config: [config.splits, config.seed], split_data),
     Stage(
         "generalist",
-        ("data", "splits"),
-        lambda config: [
-            config.generalist,
-            identify_architecture(generalist_architecture(config)),
-            config.balance,
-            config.seed,
-        ],
+        (ORIGIN, "data", "splits"),
+        lambda config: [*_generalist_settings(config), config.seed, *_growth(config)],
         run_generalist,
     ),
     Stage(
@@ -72,7 +69,7 @@ PIPELINE = (
     ),
     Stage(
         "groups",
-        ("data", "splits", "confusion"),
+        (ORIGIN, "data", "splits", "confusion"),
         lambda config: [
             config.grouping,
             config.specialists.groups,
@@ -84,11 +81,12 @@ PIPELINE = (
     ),
     Stage(
         "specialists",
-        ("data", "splits", "generalist", "groups"),
+        (ORIGIN, "data", "splits", "generalist", "groups"),
         lambda config: [
             config.specialists.model_dump(mode="json", exclude={"on_failure"}),
             config.balance,
             list(config.generalist.freeze),
+            *_growth(config),
             _default_passes(config),
             config.seed,
         ],
@@ -97,14 +95,8 @@ PIPELINE = (
     ),
     Stage(
         "seeds",
-        ("data", "splits"),
-        lambda config: [
-            config.generalist,
-            identify_architecture(generalist_architecture(config)),
-            config.balance,
-            config.teacher.seeds,
-            config.seed,
-        ],
+        (ORIGIN, "data", "splits"),
+        lambda config: [*_generalist_settings(config), config.teacher.seeds, config.seed, *_growth(config)],
         run_seeds,
     ),
     Stage(
@@ -130,19 +122,22 @@ PIPELINE = (
     ),
     Stage(
         "search",
-        ("data", "splits", "targets"),
+        (ORIGIN, "data", "splits", "targets"),
         lambda config: [config.search, *_student_settings(config)],
         run_search,
     ),
     Stage(
         "student",
-        ("data", "splits", "targets", "search"),
+        (ORIGIN, "data", "splits", "targets", "search"),
         lambda config: [config.transfer.repair, *_student_settings(config)],
         run_students,
     ),
     Stage(
         "report",
-        ("data", "splits", "generalist", "groups", "specialists", "seeds", "ensemble", "targets", "search", "student"),
+        (
+            *(ORIGIN, "data", "splits", "generalist", "groups", "specialists", "seeds", "ensemble", "targets"),
+            *("search", "student"),
+        ),
         lambda config: None,
         build_report,
     ),
@@ -240,7 +235,18 @@ def _student_settings(config: Config) -> list[Any]:
         _student_model(config),
         _default_passes(config),
         config.seed,
+        *_growth(config),
     ]
+
+
+def _generalist_settings(config: Config) -> list[Any]:
+    """What decides a generalist's training, but its seed."""
+    return [config.generalist, identify_architecture(generalist_architecture(config)), config.balance]
+
+
+def _growth(config: Config) -> list[Any]:
+    """What decides how networks grow; nothing in a run that does not."""
+    return [] if config.grow_from is None else [config.grow]
 
 
 def _default_passes(config: Config) -> Any:

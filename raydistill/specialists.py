@@ -34,11 +34,15 @@ Dustbin = Literal["merged", "single", "soft"]
 
 @dataclass(frozen=True)
 class Group:
-    """The classes of one specialist. members: (G,) ascending class numbers; classes: K; dustbin: see the module."""
+    """The classes of one specialist. members: (G,) ascending class numbers; classes: K; dustbin: see the module.
+
+    unseen: classes outside the group that came after the specialist was trained; it says nothing of them.
+    """
 
     members: Tensor
     classes: int
     dustbin: Dustbin = "merged"
+    unseen: tuple[int, ...] = ()
 
     @property
     def inside(self) -> Tensor:
@@ -70,9 +74,23 @@ def reduce_logits(logits: Tensor, group: Group) -> Tensor:
     return torch.cat([logits.index_select(1, group.members.to(logits.device)), dustbin], dim=1)
 
 
-def specialist_log_probs(logits: Tensor, group: Group) -> Tensor:
-    """Log-probabilities (B, G + 1) at the natural share of classes: the prior shift serves training only."""
-    return log_softmax(reduce_logits(logits, group), dim=1)
+def specialist_log_probs(logits: Tensor, group: Group, generalist: Tensor | None = None) -> Tensor:
+    """Log-probabilities (B, G + 1) at the natural share of classes: the prior shift serves training only.
+
+    generalist: its log-probabilities (B, K), for a group with unseen classes. Such a specialist knows P(class | one of
+    the seen classes); that an example is of an unseen one, U, is left to the generalist, by the law of total
+    probability: P_m(j) = P_m(j | seen) (1 - P_g(U)), and the dustbin has P_g(U) beside its own share.
+    """
+    if not group.unseen:
+        return log_softmax(reduce_logits(logits, group), dim=1)
+    if generalist is None:
+        raise ValueError("generalist: missing; a group with unseen classes needs its log-probabilities")
+    unseen = torch.zeros(group.classes, dtype=torch.bool, device=logits.device)
+    unseen[list(group.unseen)] = True
+    own = log_softmax(reduce_logits(logits.masked_fill(unseen, -math.inf), group), dim=1)
+    seen, rest = (generalist[:, mask].logsumexp(dim=1, keepdim=True) for mask in (~unseen, unseen))
+    shared = own + seen
+    return torch.cat([shared[:, :-1], torch.logaddexp(shared[:, -1:], rest)], dim=1) - torch.logaddexp(seen, rest)
 
 
 def prior_shift(natural_share: float, group_share: float) -> float:

@@ -10,8 +10,9 @@ import torch
 from builders import quick_config, run_quick
 from sklearn.datasets import load_digits
 
-from raydistill.cli import main, merge_settings, read_settings
+from raydistill.cli import main
 from raydistill.config import Config
+from raydistill.flags import merge_settings, read_settings
 from raydistill.launch import format_plan
 from raydistill.loading import load_student
 from raydistill.sections import list_fields

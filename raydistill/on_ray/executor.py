@@ -58,6 +58,7 @@ class RayExecutor:
         workers: Mapping[Role, int] | None = None,
         note: Callable[[str], None] = lambda text: None,
         lease_seconds: float = LEASE_SECONDS,
+        node_seconds: float | None = None,
     ) -> None:
         """Join Ray, or be ready to start it.
 
@@ -66,6 +67,7 @@ class RayExecutor:
         """
         self._scratch = Path(scratch).expanduser().absolute()
         self._verbose, self._note, self._lease_seconds = verbose, note, lease_seconds
+        self._node_seconds = NODE_SECONDS if node_seconds is None else node_seconds
         self._cluster = cluster or ClusterConfig()
         self._checked: set[tuple[Role | None, int]] = set()
         self._needs_of_role: dict[Role | None, dict[str, float]] = {}
@@ -211,10 +213,10 @@ class RayExecutor:
         self._checked.add((role, workers))
 
     def _await_room(self, role: Role | None, workers: int) -> bool:
-        """Whether nodes that hold so many workers came within NODE_SECONDS."""
-        needs, deadline = self._needs(role, workers), time.monotonic() + NODE_SECONDS
+        """Whether nodes that hold so many workers came within the time that is waited for them."""
+        needs, deadline = self._needs(role, workers), time.monotonic() + self._node_seconds
         told = describe_resources(needs)
-        self._note(f"no node holds {told} yet, waiting for one up to {NODE_SECONDS / 60:g} minutes")
+        self._note(f"no node holds {told} yet, waiting for one up to {self._node_seconds / 60:g} minutes")
         asked = placement_group([needs] * workers)  # an autoscaler sees what waits
         try:
             while not (there := count_slots(self._needs(role, workers)) >= workers) and time.monotonic() < deadline:

@@ -35,6 +35,7 @@ from raydistill.report.verdict import judge_run
 from raydistill.scoring import predict_logits
 from raydistill.stages.context import Context
 from raydistill.stages.groups import list_trained
+from raydistill.stages.growth import describe_growth
 from raydistill.stages.networks import build_student, load_weights, read_repair
 from raydistill.stages.roles import (
     STUDENT,
@@ -163,6 +164,7 @@ def collect_numbers(context: Context, models: dict[str, Answers], facts: dict[st
         "models": list(models),
         **{name: figure for name, figure in figures.items() if name not in controls},
         "controls": {name: figures[name] for name in controls},
+        **({"grown": describe_growth(run, config, context.examples)} if config.grow_from else {}),
         **(collect_groups(context, models) if has_specialists(config) else {}),
         "significance": {
             f"{first}_vs_{second}": asdict(compare_models(models[first].correct, models[second].correct))

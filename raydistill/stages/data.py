@@ -30,6 +30,7 @@ from raydistill.files import (
 )
 from raydistill.stages.context import Context
 from raydistill.stages.ingest import load_ingested
+from raydistill.stages.origin import follow_splits
 
 IMBALANCED = 20  # times as many examples of the largest class as of the smallest, from which rare ones are told of
 BLOCK_BYTES = 1 << 24  # that are copied at once
@@ -111,6 +112,9 @@ def split_data(context: Context) -> None:
     if parts["test"]:
         splits["test"] = np.arange(parts["train"], parts["train"] + parts["test"])
         check_splits({"test": splits["test"]}, labels, names, rare, ("test",))
+    if config.grow_from is not None:
+        splits = follow_splits(context, splits, parts["train"])
+        check_splits(splits, labels, names, rare)
     for name in SPLITS:
         write_array(folder / f"{name}.npy", splits[name])
     context.display.note(describe_splits(splits, list_given(data)))

@@ -19,6 +19,7 @@ from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
 from raydistill.stages.feeding import build_change, open_balance, sample_rows
 from raydistill.stages.given import take_checkpoint
+from raydistill.stages.growth import count_warm_passes, start_warm
 from raydistill.stages.networks import build_generalist, count_passes, network_seed, train_once
 from raydistill.training import Progress, train_model
 from raydistill.workers import choose_device, unwrap
@@ -54,11 +55,13 @@ def train_generalist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     config = run.read_config()
     examples, settings, device = open_examples(run), config.generalist, choose_device()
 
+    name = "generalist" if index == 0 else f"seeds/{index:03d}"
     seed = network_seed(config, "generalist", index)
     balance, rows = open_balance(run, config, examples), read_split(run, "fit")
 
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
-        model = place_model(build_generalist(run, config, examples, index, start=True), settings, device)
+        model = start_warm(run, config, build_generalist(run, config, examples, index, start=True), name, examples)
+        model = place_model(model, settings, device)
         batches = Batches(
             examples,
             sample_rows(examples, rows, len(rows), balance),
@@ -73,7 +76,7 @@ def train_generalist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
             batches,
             mixed_loss(balanced_label_loss(balance)) if "mixup" in settings.augment else balanced_label_loss(balance),
             settings,
-            epochs=count_passes(run, config, "generalist"),
+            epochs=count_warm_passes(run, config, name, count_passes(run, config, "generalist")),
             validate=score_labels(examples, read_split(run, "confuse"), balance),
             patience=settings.patience,
             checkpoint=checkpoint,

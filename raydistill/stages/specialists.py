@@ -35,6 +35,7 @@ from raydistill.specialists import (
 from raydistill.stages.context import Context
 from raydistill.stages.feeding import build_change, open_balance
 from raydistill.stages.groups import read_group, read_skipped, skipped_path
+from raydistill.stages.growth import decide_specialists, describe_decisions, keep_specialists
 from raydistill.stages.networks import build_generalist, count_passes, load_weights, network_seed, train_once
 from raydistill.training import Progress, train_model
 from raydistill.workers import choose_device, unwrap
@@ -49,7 +50,7 @@ def run_specialists(context: Context) -> None:
     """
     run = context.run
     remove(skipped_path(run))
-    groups = read_json(run.stage_folder("groups") / "groups.json")["groups"]
+    groups, kept = read_json(run.stage_folder("groups") / "groups.json")["groups"], keep_old(context)
     jobs = [
         Job(
             f"specialist {index:03d}",
@@ -59,18 +60,31 @@ def run_specialists(context: Context) -> None:
             role="specialist",
         )
         for index, group in enumerate(groups)
+        if index not in kept
     ]
     try:
         outcomes: Sequence[JobOutcome] = context.executor.run_jobs(
             jobs, context.display.on_event, context.config.specialists.workers
         )
     except JobFailed as failed:
-        if context.config.specialists.on_failure == "stop" or not failed.outcomes:
+        if context.config.specialists.on_failure == "stop" or not (failed.outcomes or kept):
             failed.add_note("The others are kept: --specialists.on_failure skip goes on without those that failed.")
             raise
         outcomes = failed.outcomes
         skip_failed(context, failed.failures)
     write_json(run.timing_path("specialists"), [vars(outcome) for outcome in outcomes])
+
+
+def keep_old(context: Context) -> set[int]:
+    """Numbers of the specialists that are kept from the run that this one grows from; says what becomes of all."""
+    run, config, examples = context.run, context.config, context.examples
+    decisions = decide_specialists(run, config, examples)
+    if decisions:
+        generalist = load_weights(build_generalist(run, config, examples), run.stage_folder("generalist"))
+        keep_specialists(run, decisions, generalist, examples)
+    for line in describe_decisions(decisions):
+        context.display.note(line)
+    return {decision.index for decision in decisions if decision.kept}
 
 
 def skip_failed(context: Context, failures: Sequence[Failure]) -> None:

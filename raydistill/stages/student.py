@@ -21,9 +21,10 @@ from raydistill.run_folder import RunFolder
 from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
 from raydistill.stages.feeding import open_balance, sample_rows
+from raydistill.stages.growth import count_warm_passes, start_warm
 from raydistill.stages.networks import build_student, count_passes, network_seed, train_once
 from raydistill.stages.repair import count_classes, find_labelled, repair_biases
-from raydistill.stages.roles import list_students, student_teacher
+from raydistill.stages.roles import STUDENT, list_students, student_teacher
 from raydistill.stages.teacher import build_views, open_targets
 from raydistill.stages.timings import TrialTimes
 from raydistill.targets import SoftTargets
@@ -61,7 +62,8 @@ def is_point(space: SearchSpace) -> bool:
 def try_pairs(context: Context, space: SearchSpace) -> list[Trial]:
     """The search itself, by the executor."""
     run, config = context.run, context.config
-    settings, epochs = config.search, count_passes(run, config, "trial")
+    settings = config.search
+    epochs = count_warm_passes(run, config, f"student/{STUDENT}", count_passes(run, config, "trial"))
     times = TrialTimes(context.display.on_event)
     trials = context.executor.search(
         f"{__name__}:train_trial",
@@ -106,7 +108,7 @@ def train_trial(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     refresh(folder)
     balance = open_balance(run, config, open_examples(run))
     loss = cached_loss(run, student_teacher(config), temperature, label_weight, balance)
-    progress = train_student_network(run, config, "trial", loss, folder / "checkpoint.safetensors", beat)[1]
+    progress = train_student_network(run, config, "trial", STUDENT, loss, folder / "checkpoint.safetensors", beat)[1]
     return {"values": [record["value"] for record in progress.history]}
 
 
@@ -136,7 +138,9 @@ def train_student(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     patience = config.student.labels_patience if teacher is None else None
 
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
-        model, progress = train_student_network(run, config, "student", loss, checkpoint, beat, patience, labelled)
+        model, progress = train_student_network(
+            run, config, "student", name, loss, checkpoint, beat, patience, labelled
+        )
         if config.transfer.repair == "auto":
             examples = open_examples(run)
             learned = count_classes(run, examples, labelled)
@@ -150,18 +154,22 @@ def train_student_network(
     run: RunFolder,
     config: Config,
     role: Role,
+    name: str,
     loss: Loss,
     checkpoint: Path,
     beat: Beat,
     patience: int | None = None,
     labelled: bool = False,
 ) -> tuple[nn.Module, Progress]:
-    """Train a fresh student on the transfer set; without patience, the tune split is only watched.
+    """Train a student on the transfer set; without patience, the tune split is only watched.
 
+    name: of the student or control. It starts afresh, or in a run that grows from another, from its namesake there.
     labelled: on its rows with labels alone, with as many steps.
     """
     examples, settings, device = open_examples(run), config.student, choose_device()
-    model = place_model(build_student(run, config, examples, start=True), settings, device)
+    old = f"student/{name}"
+    model = start_warm(run, config, build_student(run, config, examples, start=True), old, examples)
+    model = place_model(model, settings, device)
     rows, balance = read_transfer_rows(run), open_balance(run, config, examples)
     batches = Batches(
         examples,
@@ -177,7 +185,7 @@ def train_student_network(
         batches,
         loss,
         settings,
-        epochs=count_passes(run, config, role),
+        epochs=count_warm_passes(run, config, old, count_passes(run, config, role)),
         validate=score_labels(examples, read_split(run, "tune"), balance),
         patience=patience,
         checkpoint=checkpoint,
