@@ -1,4 +1,4 @@
-"""The command line: raydistill ingest | run | plan | status | report | predict | export.
+"""The command line: raydistill ingest | run | plan | status | report | predict | export | serve.
 
 Comes in: arguments. Goes out: an exit code: 0 done; 2 bad input or a full disk, told in one line; 130 interrupted by
 Ctrl-C, 143 by SIGTERM; 141 the reader of the output has gone; 1 anything unexpected. Heavy modules are imported by the
@@ -29,8 +29,9 @@ COMMANDS = {
     "plan": "generalist, confusions, groups, and a forecast of what each group could gain; no fan-out",
     "status": "which stages of a run are finished",
     "report": "the headline table of a run, and where its page is",
-    "predict": "classes and probabilities for the examples of a .npz file",
-    "export": "the student as safetensors, torch.export or ONNX file, reloaded and compared",
+    "predict": "classes and probabilities for images or arrays, by student or teacher, as Parquet, CSV or .npz",
+    "export": "the student as safetensors, torch.export, ONNX or int8 file, reloaded and compared, with a model card",
+    "serve": "answers over HTTP by student or teacher, in batches, on Ray Serve",
 }
 
 
@@ -255,34 +256,36 @@ def report_command(argv: list[str]) -> int:
 
 def predict_command(argv: list[str]) -> int:
     """raydistill predict."""
-    parser = _folder_parser("predict")
-    parser.add_argument(
-        "input", type=Path, help=".npz file with an array x (or x_test), shaped as the training examples"
-    )
-    parser.add_argument("--output", type=Path, help="file to write; left out: INPUT with .predicted.npz")
-    parser.add_argument("--model", choices=("student", "teacher"), default="student", help="which one answers")
-    given = parser.parse_args(argv)
-    from raydistill.predict import predict_file
+    from raydistill.predict_command import add_arguments, run_predict
 
-    print(predict_file(given.folder, given.input, given.output, given.model))
+    parser = _folder_parser("predict", "run folder, or its URI in an object store, or a folder of raydistill export")
+    add_arguments(parser)
+    print(run_predict(parser.parse_args(argv)))
     return 0
 
 
 def export_command(argv: list[str]) -> int:
     """raydistill export."""
-    parser = _folder_parser("export")
-    parser.add_argument("--format", choices=("safetensors", "pt2", "onnx"), default="safetensors", help="kind of file")
-    parser.add_argument("--output", type=Path, help="file to write; left out: student.FORMAT in the run folder")
-    given = parser.parse_args(argv)
-    from raydistill.export import export_student
+    from raydistill.export_command import add_arguments, run_export
 
-    print(export_student(given.folder, given.format, given.output))
+    parser = _folder_parser("export")
+    add_arguments(parser)
+    print(run_export(parser.parse_args(argv)))
     return 0
 
 
-def _folder_parser(command: str) -> Parser:
+def serve_command(argv: list[str]) -> int:
+    """raydistill serve."""
+    from raydistill.serve_command import add_arguments, run_serve
+
+    parser = _folder_parser("serve", "run folder, or its URI in an object store, or a folder of raydistill export")
+    add_arguments(parser)
+    return run_serve(parser.parse_args(argv))
+
+
+def _folder_parser(command: str, what: str = "run folder, or its URI in an object store") -> Parser:
     parser = Parser(f"raydistill {command}", description=COMMANDS[command], allow_abbrev=False)
-    parser.add_argument("folder", type=settle, metavar="DIR", help="run folder, or its URI in an object store")
+    parser.add_argument("folder", type=settle, metavar="DIR", help=what)
     return parser
 
 
@@ -294,4 +297,5 @@ _HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "report": report_command,
     "predict": predict_command,
     "export": export_command,
+    "serve": serve_command,
 }
