@@ -106,7 +106,7 @@ def convert_rows(x: Array, dtype: str) -> tuple[Array, dict[int, str]]:
         good = (x >= limits.min) & (x <= limits.max)  # false for NaN
         good &= np.floor(x) == x if x.dtype.kind == "f" else True
         converted = np.where(good, x, 0).astype(kind)
-        reason = f"has a number that is no whole one from {limits.min} to {limits.max}, as {dtype} needs"
+        reason = f"has NaN, or a number that is no whole one from {limits.min} to {limits.max}, as {dtype} needs"
     bad = np.flatnonzero(~good.reshape(len(x), -1).all(axis=1))
     converted[bad] = 0
     return converted, {int(row): reason for row in bad}
