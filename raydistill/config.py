@@ -240,6 +240,13 @@ class StudentConfig(TrainingConfig):
     """keyword arguments of the model"""
 
 
+class ReportConfig(Section):
+    """What the report shows beside its models."""
+
+    int8: bool = False
+    """the student in 8-bit integers, too, and what that costs; needs pip install 'raydistill[onnx]'"""
+
+
 class Config(Section):
     """All settings of a run."""
 
@@ -261,6 +268,7 @@ class Config(Section):
     targets: TargetsConfig = TargetsConfig()
     search: SearchConfig = SearchConfig()
     student: StudentConfig = StudentConfig()
+    report: ReportConfig = ReportConfig()
     cluster: ClusterConfig = ClusterConfig()
 
     @field_validator("run_dir", mode="before")

@@ -21,6 +21,7 @@ from raydistill.data.sources import check_source, identify_source
 from raydistill.display import Display
 from raydistill.errors import ConfigError
 from raydistill.execution import Executor
+from raydistill.onnx_file import check_onnx
 from raydistill.report import build_report
 from raydistill.run_folder import RunFolder
 from raydistill.stages.context import Context, Stage
@@ -113,7 +114,7 @@ PIPELINE = (
     Stage(
         "report",
         ("data", "splits", "generalist", "groups", "specialists", "seeds", "ensemble", "targets", "search", "student"),
-        lambda config: None,
+        lambda config: [config.report],
         build_report,
     ),
 )
@@ -189,6 +190,8 @@ def check_fit(context: Context) -> None:
     check_repair(context.run, context.config, context.examples, student, transfer)
     build_views(context.config, context.examples)
     choose_tail_rank(context.config.targets, context.examples.classes)
+    if context.config.report.int8:
+        check_onnx("report.int8")
 
 
 def to_json(value: Any) -> Any:
