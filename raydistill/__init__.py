@@ -13,6 +13,7 @@ from raydistill.version import __version__
 if TYPE_CHECKING:
     from raydistill.classifier import DistilledClassifier
     from raydistill.ensemble import solve_ensemble
+    from raydistill.exported import load_exported
     from raydistill.groups import group_classes
     from raydistill.loading import load_ensemble, load_student, load_teacher
     from raydistill.losses import distillation_loss
@@ -39,6 +40,7 @@ __all__ = [
     "distillation_loss",
     "group_classes",
     "load_ensemble",
+    "load_exported",
     "load_student",
     "load_teacher",
     "solve_ensemble",
@@ -57,6 +59,7 @@ _HOMES = {
     "distillation_loss": "losses",
     "group_classes": "groups",
     "load_ensemble": "loading",
+    "load_exported": "exported",
     "load_student": "loading",
     "load_teacher": "loading",
     "solve_ensemble": "ensemble",

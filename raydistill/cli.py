@@ -40,8 +40,9 @@ COMMANDS = {
     "status": "which stages of a run are finished",
     "report": "the headline table of a run, and where its page is",
     "compare": "finished runs side by side: settings, figures, significance, cost",
-    "predict": "classes and probabilities for the examples of a .npz file",
-    "export": "the student as safetensors, torch.export or ONNX file, reloaded and compared",
+    "predict": "classes and probabilities for images or arrays, by student or teacher, as Parquet, CSV or .npz",
+    "export": "the student as safetensors, torch.export, ONNX or int8 file, reloaded and compared, with a model card",
+    "serve": "answers over HTTP by student or teacher, in batches, on Ray Serve",
     "doctor": "whether packages, machine, storage and cluster are ready for a run, and what to do where they are not",
     "completion": "a script that completes commands and settings in bash, zsh or fish",
 }
@@ -204,20 +205,25 @@ def compare_command(argv: list[str]) -> int:
 
 def predict_command(argv: list[str]) -> int:
     """raydistill predict."""
-    given = build_parser("predict").parse_args(argv)
-    from raydistill.predict import predict_file
+    from raydistill.predict_command import run_predict
 
-    print(predict_file(given.folder, given.input, given.output, given.model))
+    print(run_predict(build_parser("predict").parse_args(argv)))
     return 0
 
 
 def export_command(argv: list[str]) -> int:
     """raydistill export."""
-    given = build_parser("export").parse_args(argv)
-    from raydistill.export import export_student
+    from raydistill.export_command import run_export
 
-    print(export_student(given.folder, given.format, given.output))
+    print(run_export(build_parser("export").parse_args(argv)))
     return 0
+
+
+def serve_command(argv: list[str]) -> int:
+    """raydistill serve."""
+    from raydistill.serve_command import run_serve
+
+    return run_serve(build_parser("serve").parse_args(argv))
 
 
 def doctor_command(argv: list[str]) -> int:
@@ -242,35 +248,19 @@ def build_parser(command: str) -> Parser:
         return build_settings_parser(command, COMMANDS[command])[0]
     parser = Parser(f"raydistill {command}", description=COMMANDS[command], allow_abbrev=False)
     if command in _FOLDER_COMMANDS:
-        parser.add_argument("folder", type=settle, metavar="DIR", help="run folder, or its URI in an object store")
-    add_arguments = _ARGUMENTS.get(command)
-    if add_arguments is None:
-        add_arguments = importlib.import_module(f"raydistill.{command}_command").add_arguments
-    add_arguments(parser)
+        parser.add_argument("folder", type=settle, metavar="DIR", help=_FOLDER_COMMANDS[command])
+    if command not in _WITHOUT_ARGUMENTS:
+        importlib.import_module(f"raydistill.{command}_command").add_arguments(parser)
     return parser
 
 
-def _add_predict_arguments(parser: Parser) -> None:
-    parser.add_argument(
-        "input", type=Path, help=".npz file with an array x (or x_test), shaped as the training examples"
-    )
-    parser.add_argument("--output", type=Path, help="file to write; left out: INPUT with .predicted.npz")
-    parser.add_argument("--model", choices=("student", "teacher"), default="student", help="which one answers")
-
-
-def _add_export_arguments(parser: Parser) -> None:
-    parser.add_argument("--format", choices=("safetensors", "pt2", "onnx"), default="safetensors", help="kind of file")
-    parser.add_argument("--output", type=Path, help="file to write; left out: student.FORMAT in the run folder")
-
-
+RUN_FOLDER = "run folder, or its URI in an object store"
 _SETTINGS_COMMANDS = ("run", "plan")
-_FOLDER_COMMANDS = ("status", "report", "predict", "export")
-_ARGUMENTS: dict[str, Callable[[Parser], None]] = {
-    "status": lambda parser: None,
-    "report": lambda parser: None,
-    "predict": _add_predict_arguments,
-    "export": _add_export_arguments,
+_FOLDER_COMMANDS = {
+    **dict.fromkeys(("status", "report", "export"), RUN_FOLDER),
+    **dict.fromkeys(("predict", "serve"), f"{RUN_FOLDER}, or a folder of raydistill export"),
 }
+_WITHOUT_ARGUMENTS = ("status", "report")
 _HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "ingest": ingest_command,
     "run": run_command,
@@ -280,6 +270,7 @@ _HANDLERS: dict[str, Callable[[list[str]], int]] = {
     "compare": compare_command,
     "predict": predict_command,
     "export": export_command,
+    "serve": serve_command,
     "doctor": doctor_command,
     "completion": completion_command,
 }

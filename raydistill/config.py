@@ -308,6 +308,13 @@ class StudentConfig(ArchitectureConfig, TrainingConfig):
         return names
 
 
+class ReportConfig(Section):
+    """What the report shows beside its models."""
+
+    int8: bool = False
+    """the student in 8-bit integers, too, and what that costs; needs pip install 'raydistill[onnx]'"""
+
+
 class Config(Section):
     """All settings of a run."""
 
@@ -336,6 +343,7 @@ class Config(Section):
     search: SearchConfig = SearchConfig()
     student: StudentConfig = StudentConfig()
     grow: GrowConfig = GrowConfig()
+    report: ReportConfig = ReportConfig()
     cluster: ClusterConfig = ClusterConfig()
     tracking: TrackingConfig = TrackingConfig()
 

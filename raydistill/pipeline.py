@@ -29,6 +29,7 @@ from raydistill.data.unlabeled import check_unlabeled, identify_unlabeled
 from raydistill.display import Display
 from raydistill.errors import ConfigError
 from raydistill.execution import Executor
+from raydistill.onnx_file import check_onnx
 from raydistill.report import build_report
 from raydistill.run_folder import ORIGIN, RunFolder
 from raydistill.stages.context import Context, Stage
@@ -138,7 +139,7 @@ PIPELINE = (
             *(ORIGIN, "data", "splits", "generalist", "groups", "specialists", "seeds", "ensemble", "targets"),
             *("search", "student"),
         ),
-        lambda config: None,
+        lambda config: [config.report],
         build_report,
     ),
 )
@@ -217,6 +218,8 @@ def check_fit(context: Context) -> None:
     for name in ("generalist", "specialists", "student"):
         check_augment(f"{name}.augment", getattr(context.config, name).augment, context.examples.input_shape)
     choose_tail_rank(context.config.targets, context.examples.classes)
+    if context.config.report.int8:
+        check_onnx("report.int8")
 
 
 def to_json(value: Any) -> Any:

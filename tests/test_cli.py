@@ -152,16 +152,6 @@ def test_predict_refuses_what_does_not_fit(capsys, finished, tmp_path, arrays, t
     assert told in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("form", ["safetensors", "pt2", "onnx"])
-def test_export_is_loaded_again_and_agrees(capfd, finished, tmp_path, form):
-    target = tmp_path / f"student.{form}"
-    assert main(["export", str(finished.path), "--format", form, "--output", str(target)]) == 0
-    told = capfd.readouterr()
-    assert "largest difference" in told.out
-    assert told.err == ""
-    assert target.stat().st_size > 1000
-
-
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(("command", "codes"), [("status", [141]), ("--help", [0, 141])])  # argparse drops the error
 def test_a_reader_that_has_gone_ends_it_quietly(finished, command, codes, unbuffered):

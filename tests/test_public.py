@@ -36,6 +36,7 @@ def test_public_names():
         "distillation_loss",
         "group_classes",
         "load_ensemble",
+        "load_exported",
         "load_student",
         "load_teacher",
         "solve_ensemble",

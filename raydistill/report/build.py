@@ -29,6 +29,7 @@ from raydistill.report.describe import (
     describe_skipped,
     describe_transfer,
 )
+from raydistill.report.int8 import add_int8
 from raydistill.report.metrics import compare_models, measure_by_class, measure_quality, tabulate_coverage
 from raydistill.report.page import list_shown, render_page
 from raydistill.report.verdict import judge_run
@@ -57,6 +58,7 @@ def build_report(context: Context) -> None:
     folder = context.run.stage_folder("report")
     models, facts = answer_test(context)
     numbers = collect_numbers(context, models, facts)
+    add_int8(context, read_split(context.run, "test"), models[STUDENT], numbers)
     numbers["stages"] = [
         *context.stage_log,
         {"name": "report", "seconds": round(time.monotonic() - began, 3), "skipped": False},

@@ -38,6 +38,8 @@ def list_models(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     if "repair" in student:
         before = student["repair"]["unrepaired"]
         rows.append(("the same before its repair", {**before, "parameters": student["parameters"]}))
+    if "int8" in report:
+        rows.append(("the student in 8-bit integers", report["int8"]))
     return rows + [(f"control: same network, {CONTROLS[name]}", model) for name, model in report["controls"].items()]
 
 
