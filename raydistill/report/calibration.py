@@ -19,7 +19,8 @@ SHARES = 20  # of the examples, equally far apart, at which the surest are looke
 def measure_reliability(answers: Answers, bins: int = BINS) -> dict[str, Any]:
     """Mean confidence, the bins of confidence that have examples, with their number and both means, and `surest`.
 
-    surest: pairs (share of the examples, accuracy among those of which the model is surest). The bins are those of the calibration error: open below, closed above. Source: Guo et al. 2017, figure 1.
+    surest: pairs (share of the examples, accuracy among those of which the model is surest). The bins are those of the
+    calibration error: open below, closed above. Source: Guo et al. 2017, figure 1.
     """
     confidence, correct = answers.confidence.numpy(), answers.correct.numpy().astype(np.float64)
     place = np.clip(np.ceil(confidence * bins).astype(np.int64), 1, bins) - 1

@@ -14,6 +14,8 @@ from torch import Tensor
 from raydistill.files import Array
 from raydistill.report.answers import Answers
 
+FEWEST = 2  # errors of a confusion that is listed
+
 
 def count_changes(members: Array, before: Answers, after: Answers) -> list[dict[str, int]]:
     """By group, the examples of its classes that the second model alone gets right (fixed), or the first (broken).
@@ -55,18 +57,20 @@ def _pick(changed: Tensor, labels: Tensor, most: int, seed: int) -> Tensor:
         turns.append(seen.get(label, 0))
         seen[label] = turns[-1] + 1
     order = torch.tensor(turns, dtype=torch.int64).argsort(stable=True)[:most]
-    return shuffled[order]
+    picked: Tensor = shuffled[order]
+    return picked
 
 
 def list_confusions(models: Mapping[str, Answers], most: int, inside: Tensor | None = None) -> list[dict[str, Any]]:
     """The first model's most frequent confusions, and how often each model makes them.
 
     inside: boolean (K,), only examples and answers of these classes. Returns true, said (class numbers) and counts by
-    model, those with the most errors first, of equal ones the lower classes.
+    model, those with the most errors first, of equal ones the lower classes; none that the first model makes but once.
     """
     classes = 1 + max(int(max(answers.labels.max(), answers.predicted.max())) for answers in models.values())
     counts = {name: _count_pairs(answers, classes, inside) for name, answers in models.items()}
     codes, numbers = next(iter(counts.values()))
+    codes, numbers = codes[numbers >= FEWEST], numbers[numbers >= FEWEST]
     rows = []
     for code in codes[torch.argsort(numbers, descending=True, stable=True)[:most]].tolist():
         by_model = {name: int(number[found == code].sum()) for name, (found, number) in counts.items()}
@@ -79,4 +83,5 @@ def _count_pairs(answers: Answers, classes: int, inside: Tensor | None) -> tuple
     wrong = ~answers.correct
     if inside is not None:
         wrong = wrong & inside[answers.labels] & inside[answers.predicted]
-    return torch.unique(answers.labels[wrong] * classes + answers.predicted[wrong], return_counts=True)
+    codes, counts = torch.unique(answers.labels[wrong] * classes + answers.predicted[wrong], return_counts=True)
+    return codes, counts

@@ -21,6 +21,7 @@ from raydistill.report.verdict import SIGNIFICANT, format_p, join_words, name_cl
 from raydistill.stages.roles import STUDENT
 
 COVERED_SHARE = 0.005  # of the examples, from which a row of the coverage table counts for its sentence
+FEW_ERRORS = 20  # below it, errors are told in numbers, not in per cent
 EVEN = 0.005  # mean confidence this near to the accuracy is neither over- nor under-confident
 
 
@@ -45,6 +46,8 @@ def conclude_comparisons(numbers: Numbers) -> str:
     if not even:
         return f"All {len(tests)} differences are beyond chance (p < {SIGNIFICANT})."
     beyond = len(tests) - len(even)
+    if beyond == 0:
+        return f"None of the {len(tests)} differences is beyond chance (p < {SIGNIFICANT})."
     return (
         f"{beyond} of {len(tests)} differences {'is' if beyond == 1 else 'are'} beyond chance (p < {SIGNIFICANT});"
         f" no difference is shown between {'; between '.join(pairs)}."
@@ -60,14 +63,16 @@ def conclude_confusions(numbers: Numbers) -> str | None:
     if total == 0:
         return "The generalist makes no errors on the test examples."
     if "groups" not in numbers:
-        told = [f"{NAMES[name]} {_change(total, sum(errors[name].values()))}" for name in after]
-        return f"Of the generalist's {total:,} errors, {join_words(told)}."
+        told = [f"{NAMES[name]} makes {_change(total, sum(errors[name].values()))}" for name in after]
+        return f"The generalist makes {total:,} errors; {'; '.join(told)}."
     told = [
-        f"{NAMES[name]} makes {_change(before['inside'], errors[name]['inside'])} errors there and"
+        f"{NAMES[name]} makes {_change(before['inside'], errors[name]['inside'])} there and"
         f" {_change(before['outside'], errors[name]['outside'])} elsewhere"
         for name in after
     ]
-    return f"{before['inside'] / total:.0%} of the generalist's {total:,} errors lie inside a group; {'; '.join(told)}."
+    inside = before["inside"] / total
+    share = "Nearly all" if 0.995 <= inside < 1 else f"{inside:.0%}"
+    return f"{share} of the generalist's {total:,} errors lie inside a group; {'; '.join(told)}."
 
 
 def conclude_changes(numbers: Numbers) -> str | None:
@@ -177,9 +182,9 @@ SENTENCES: dict[str, Callable[[Numbers], str | None]] = {
 
 
 def _change(before: int, after: int) -> str:
-    """A number of errors against one before, such as '8% fewer'."""
+    """A number of errors against one before, such as '8% fewer', or '7 for 5' where there were few."""
     if before == after:
         return "as many"
-    if before == 0:
-        return f"{after:,} more"
+    if before < FEW_ERRORS:
+        return f"{after:,} for {before:,}"
     return f"{abs(after - before) / before:.1%} {'fewer' if after < before else 'more'}"

@@ -104,8 +104,8 @@ def draw_costs(groups: Sequence[Mapping[str, Any]], alt: str) -> str:
                 textcoords="offset points",
                 fontsize=7.5,
             )
-        axes.set_xlim(left=0)
-        axes.margins(x=0.12, y=0.12)
+        axes.set_xlim(0, 1.12 * max(seconds))
+        axes.margins(y=0.12)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.set_xlabel("seconds of training")
         axes.set_ylabel("test examples mended less broken")
@@ -133,8 +133,10 @@ def draw_search(search: Mapping[str, Any], alt: str) -> str:
     with rc_context(STYLE):
         figure, axes = make_figure(WIDTH, 3.4, fitted=True)
         for early, marker, label in ((True, "v", "stopped early"), (False, "o", "full length")):
+            temperatures, label_weights = places[stopped == early].T
             axes.scatter(
-                *places[stopped == early].T,
+                temperatures,
+                label_weights,
                 s=62,
                 c=values[stopped == early],
                 marker=marker,
