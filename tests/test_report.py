@@ -399,6 +399,8 @@ def test_report_has_what_readers_rely_on(report):
         "classes": 10,
         "shape": [8, 8],
         "splits": {"fit": 1223, "confuse": 179, "tune": 179, "test": 216},
+        "given": [],
+        "corrupt": 0,
         "seed": 0,
     }
     for model in (report["generalist"], report["ensemble"], report["student"], *report["controls"].values()):
