@@ -103,7 +103,7 @@ def build_hugging_face(
 
 def has_weights(folder: Path) -> bool:
     """Whether a folder holds weights that may be read."""
-    return any(folder.glob("*.safetensors"))
+    return bool(list(folder.glob("*.safetensors")))
 
 
 def check_options(config: Any, options: Mapping[str, Any], name: str, field: str) -> None:
