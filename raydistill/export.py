@@ -59,7 +59,7 @@ def export_student(
     check_free(target.parent / CONFIG, beside)
     if form in ("onnx", "int8"):
         check_onnx()
-    described = describe_student(run, config, examples, student)
+    described = json.loads(json.dumps(describe_student(run, config, examples, student)))  # as it will be read
     told = _WRITERS[form](run, examples, student, target, described)
     write_json(target.parent / CONFIG, {**described, **_find_weights(form, target, described)})
     write_text(beside, write_card(run, described, target.parent, licence))
@@ -140,7 +140,7 @@ def _write_safetensors(
 ) -> str:
     def write(path: Path, batch: Tensor) -> Answer:
         write_tensors(path, student.state_dict(), {"classes": described["classes"], "model": described["model"]})
-        return build_exported(json.loads(json.dumps(described)), path)
+        return build_exported(described, path)
 
     return f"safetensors, {write_checked(run, examples, student, target, write)}"
 
