@@ -27,8 +27,9 @@ from raydistill.stages.context import Context, Stage
 from raydistill.stages.data import prepare_data, split_data
 from raydistill.stages.generalist import run_generalist, run_seeds
 from raydistill.stages.groups import count_groups, find_groups, measure_confusions
+from raydistill.stages.growth import check_warm
 from raydistill.stages.networks import build_generalist, build_student
-from raydistill.stages.origin import copy_origin, identify_origin
+from raydistill.stages.origin import copy_origin, find_origin, identify_origin
 from raydistill.stages.roles import has_specialists, wants_stage
 from raydistill.stages.specialists import are_enough, run_specialists
 from raydistill.stages.student import check_repair, run_search, run_students
@@ -144,6 +145,8 @@ def run_pipeline(
     Raises RaydistillError before any training if data, settings, models or the folder cannot be used.
     """
     check_source(config.data)
+    if config.grow_from is not None:
+        find_origin(config)
     stages = list_stages(config, until)
     run = RunFolder(config.run_dir)
     lock = run.acquire_lock()
@@ -194,8 +197,9 @@ def check_fit(context: Context) -> None:
     """Whether models, groups, transfer set, views and targets fit the data. Raises ModelError or ConfigError."""
     if has_specialists(context.config):
         count_groups(context.config, context.examples.classes)
-    build_generalist(context.run, context.config, context.examples)
+    generalist = build_generalist(context.run, context.config, context.examples)
     student = build_student(context.run, context.config, context.examples)
+    check_warm(context.run, context.config, context.examples, generalist, student)
     transfer = select_transfer_rows(context.run, context.config, context.examples)
     check_repair(context.run, context.config, context.examples, student, transfer)
     build_views(context.config, context.examples)
