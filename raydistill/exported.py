@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from raydistill.architecture import student_architecture
 from raydistill.boundary import stays_inside
 from raydistill.config import Config
 from raydistill.data.arrays import Examples, Normalisation, read_normalisation
@@ -29,6 +31,8 @@ from raydistill.version import __version__
 
 FORMAT = 1
 CONFIG = "config.json"
+NOT_OPTIONS = ("model_type", "architectures", "transformers_version", "dtype", "torch_dtype", "id2label", "label2id")
+"""Of a configuration of transformers, what follows from the type and the classes."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,16 @@ class Exported:
 
 def describe_student(run: RunFolder, config: Config, examples: Examples, student: nn.Module) -> dict[str, Any]:
     """What config.json holds but the weights' checksum."""
-    model, options = config.student.model, config.student.options
-    if model is None:
-        model, options = config.generalist.model, options or config.generalist.options
+    architecture = student_architecture(config)
+    model, options = describe_network(architecture.model, architecture.options, student)
     return {
         "raydistill_student": FORMAT,
         "raydistill": __version__,
         "model": model,
         "options": options,
+        "input_size": architecture.input_size and list(architecture.input_size),
+        "normalise": architecture.normalise,
+        "filled": (architecture.given or architecture.weights) is not None,
         "input_shape": list(examples.input_shape),
         "dtype": str(examples.x.dtype).removeprefix("torch."),
         "classes": list(examples.class_names),
@@ -67,6 +73,15 @@ def describe_student(run: RunFolder, config: Config, examples: Examples, student
         "images": _describe_images(run, examples),
         "parameters": count_parameters(student),
     }
+
+
+def describe_network(model: str, options: dict[str, Any], student: nn.Module) -> tuple[str, dict[str, Any]]:
+    """Name and options that build the network anywhere: those of transformers by their type and configuration."""
+    if not model.startswith("hf:"):
+        return model, options
+    config: Any = student.get_submodule("network.model").config
+    own = {name: value for name, value in config.to_diff_dict().items() if name not in NOT_OPTIONS}
+    return f"hf:{config.model_type}", json.loads(json.dumps(own))
 
 
 def _describe_images(run: RunFolder, examples: Examples) -> dict[str, Any] | None:
@@ -119,12 +134,27 @@ def build_exported(described: dict[str, Any], weights: Path) -> Exported:
             classes=len(names),
             normalisation=Normalisation(**described["normalisation"]),
             seed=0,
+            dtype=getattr(torch, str(described["dtype"])),
+            input_size=described["input_size"],
+            normalise=described["normalise"],
+            filled=described["filled"],
+            start=False,
+            field="export",
         )
         model.load_state_dict(read_tensors(weights)[0])
         return Exported(model.eval(), names, shape, str(described["dtype"]), read_new_images(described["images"]))
     except ModelError:
         raise
-    except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError, json.JSONDecodeError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        RuntimeError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        json.JSONDecodeError,
+    ) as error:
         raise DataError(
             f"export: {str(weights.parent)!r} cannot be read ({describe_in_line(error)[:300]}); export it again"
         ) from None

@@ -37,7 +37,8 @@ from raydistill.stages.data import prepare_data, split_data
 from raydistill.stages.fit import check_networks
 from raydistill.stages.generalist import run_generalist, run_seeds
 from raydistill.stages.groups import count_groups, find_groups, measure_confusions
-from raydistill.stages.origin import copy_origin, identify_origin
+from raydistill.stages.growth import check_warm
+from raydistill.stages.origin import copy_origin, find_origin, identify_origin
 from raydistill.stages.repair import check_repair
 from raydistill.stages.roles import has_specialists, wants_stage
 from raydistill.stages.specialists import are_enough, run_specialists
@@ -161,6 +162,8 @@ def run_pipeline(
     check_source(config.data)
     check_unlabeled(config.transfer.unlabeled)
     check_files(config)
+    if config.grow_from is not None:
+        find_origin(config)
     stages = list_stages(config, until)
     run = RunFolder(config.run_dir)
     lock = run.acquire_lock()
@@ -211,7 +214,8 @@ def check_fit(context: Context) -> None:
     """Whether models, groups, transfer set, views and targets fit the data. Raises ModelError or ConfigError."""
     if has_specialists(context.config):
         count_groups(context.config, context.examples.classes)
-    student = check_networks(context)
+    generalist, student = check_networks(context)
+    check_warm(context.run, context.config, context.examples, generalist, student)
     transfer = select_transfer_rows(context.run, context.config, context.examples)
     check_repair(context.run, context.config, context.examples, student, transfer)
     build_views(context.run, context.config, context.examples)

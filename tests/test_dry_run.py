@@ -180,3 +180,10 @@ def test_the_commands(capsys, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "manifest.json").write_text(json.dumps({"x": 1}))
     assert main(["run", *arguments]) == 2
+
+
+def test_no_cluster_at_the_address(tmp_path):
+    config = quick_config(tmp_path / "run", cluster={"backend": "ray", "address": "127.0.0.1:9"})
+    with pytest.raises(ConfigError, match=r"no Ray at '127\.0\.0\.1:9'"):
+        forecast(config)
+    assert list(tmp_path.iterdir()) == []

@@ -233,6 +233,11 @@ def test_an_unfinished_or_damaged_run_is_refused(place, old, tmp_path):
         run_quick(config_of(tmp_path, "run", place / "all.npz", grow_from=broken.path))
 
 
+def test_a_run_does_not_grow_from_itself(place, old):
+    with pytest.raises(RunFolderError, match="is this very run folder"):
+        run_quick(config_of(place, "old", place / "all.npz", grow_from=old.path), on_change="redo")
+
+
 def test_examples_of_another_type_are_refused(place, old, tmp_path):
     digits = load_digits()
     write_digits(tmp_path / "d.npz", digits.target < 10, digits.images.astype(np.float32))

@@ -113,7 +113,7 @@ def list_rows(numbers: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows of the table of models: name, label, figures, and the student's comparison with it, if there is one."""
     student = [STUDENT, *(["unrepaired"] if "repair" in numbers[STUDENT] else [])]
     teachers = [name for name in ("generalist", "ensemble", "seeds") if name in numbers]
-    names = [*teachers, *student, *numbers["controls"]]
+    names = [*teachers, *student, *(["int8"] if "int8" in numbers else []), *numbers["controls"]]
     return [
         {
             "name": name,

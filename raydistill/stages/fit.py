@@ -1,6 +1,6 @@
 """Whether the networks of a run fit its data and their weights fit them, before anything is trained.
 
-Comes in: settings and data. Goes out: the student, or a ModelError; notes on the weights that networks start from.
+Comes in: settings and data. Goes out: both, or a ModelError; notes on the weights that networks start from.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from raydistill.stages.roles import has_specialists
 BLOCK_ROWS = 1 << 16
 
 
-def check_networks(context: Context) -> Model:
-    """Build generalist and student as their trainings will, and return the student. Raises ModelError.
+def check_networks(context: Context) -> tuple[Model, Model]:
+    """Build generalist and student as their trainings will, and return both. Raises ModelError.
 
     Weights from elsewhere are read only where the stage that needs them is not finished.
     """
@@ -34,7 +34,7 @@ def check_networks(context: Context) -> Model:
             context.display.note(f"{role}: {model.note}")
     if has_specialists(config) and config.specialists.dustbin == "single":
         check_head_is_trained(generalist, examples.classes)
-    return student
+    return generalist, student
 
 
 def check_tokens(model: Model, examples: Examples, role: str) -> None:

@@ -18,13 +18,11 @@ from torch import nn
 
 from raydistill.config import Config
 from raydistill.data.arrays import Examples, read_split
-from raydistill.data.row_hashes import hash_rows
 from raydistill.data.splits import SPLITS
 from raydistill.files import (
     Array,
     Sparse,
     hash_file,
-    map_array,
     read_array,
     read_json,
     read_sparse,
@@ -34,6 +32,7 @@ from raydistill.files import (
 )
 from raydistill.growing import GrownGroups, grow_members, map_classes, map_weights, measure_change, measure_odds
 from raydistill.run_folder import ORIGIN, RunFolder
+from raydistill.stages.roles import list_students
 
 NOT_TRAINING = ("groups", "on_failure", "workers")  # settings of specialists that change no specialist
 
@@ -63,6 +62,13 @@ def map_network(run: RunFolder, model: nn.Module, name: str, examples: Examples)
     folder = run.stage_folder(ORIGIN)
     tensors = read_tensors(folder / "networks" / name / "weights.safetensors")[0]
     return map_weights(tensors, model, read_json(folder / "origin.json")["classes"], examples.class_names)
+
+
+def check_warm(run: RunFolder, config: Config, examples: Examples, generalist: nn.Module, student: nn.Module) -> None:
+    """Whether all networks that start warm can, before any is trained. Raises ModelError."""
+    for name, model in [("generalist", generalist), *((f"student/{name}", student) for name in list_students(config))]:
+        if is_warm(run, config, name):
+            map_network(run, model, name, examples)
 
 
 def has_old_groups(run: RunFolder, config: Config) -> bool:
@@ -168,8 +174,8 @@ def read_old_rows(run: RunFolder, classes: list[str]) -> Rows:
 def read_new_rows(run: RunFolder, examples: Examples) -> Rows:
     """Of this run's fit split."""
     rows = read_split(run, "fit").numpy()
-    x = map_array(run.stage_folder("data") / "x.npy")
-    return _collect(hash_rows(x, rows), examples.y[rows].numpy(), examples.class_names)
+    hashes = read_array(run.stage_folder("splits") / "rows.npy")
+    return _collect(hashes[rows], examples.y[rows].numpy(), examples.class_names)
 
 
 def _collect(rows: Array, labels: Array, classes: Any) -> Rows:

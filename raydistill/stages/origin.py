@@ -42,7 +42,7 @@ def copy_origin(context: Context) -> None:
 
     Raises RunFolderError if it has no finished generalist, or a file of it is damaged, ConfigError for another model.
     """
-    old, folder = RunFolder(str(context.config.grow_from)), context.run.stage_folder(ORIGIN)
+    old, folder = find_origin(context.config), context.run.stage_folder(ORIGIN)
     manifest = read_finished(old)
     check_architecture(context.config, manifest["settings"])
     networks = list_networks(old, manifest, context.config)
@@ -66,6 +66,14 @@ def copy_origin(context: Context) -> None:
         },
     )
     context.display.note(f"{len(networks)} networks of {len(classes)} classes from {old.location}")
+
+
+def find_origin(config: Config) -> RunFolder:
+    """The old run. Raises RunFolderError if it is the very run that grows, which would write over it."""
+    old = RunFolder(str(config.grow_from))
+    if old.path.resolve() == RunFolder(config.run_dir).path.resolve():
+        raise RunFolderError(f"grow_from: {old.location!r} is this very run folder; give another --run-dir")
+    return old
 
 
 def read_finished(old: RunFolder) -> dict[str, Any]:
@@ -101,7 +109,8 @@ def check_architecture(config: Config, old: Mapping[str, Any]) -> None:
     if groups is not None and groups != old["specialists"]["groups"]:
         raise ConfigError(
             f"specialists.groups: {groups} is not what the run has that this one grows from"
-            f" ({old['specialists']['groups']}); its groups are kept: leave it as it was, or leave --grow-from out"
+            f" ({old['specialists']['groups'] or 'left out'}); its groups are kept: leave it as it was,"
+            " or leave --grow-from out"
         )
 
 
@@ -156,13 +165,12 @@ def follow_splits(context: Context, splits: Mapping[str, Array], train: int) -> 
     data = run.stage_folder("data")
     x = map_array(data / "x.npy")
     check_form(x, read_json(folder / "examples.json"))
-    known = _find_known(
-        hash_rows(x, np.arange(len(x))), read_array(folder / "rows.npy"), read_array(folder / "splits.npy")
-    )
-    places = np.full(train, SPLITS.index("test"), dtype=np.int8)
+    rows = hash_rows(x, np.arange(len(x)))
+    write_array(run.stage_folder("splits") / "rows.npy", rows)
+    known = _find_known(rows, read_array(folder / "rows.npy"), read_array(folder / "splits.npy"))
+    places = np.full(train, NONE, dtype=np.int8)
     for number, name in enumerate(SPLITS):
-        rows = splits[name][splits[name] < train]
-        places[rows] = number
+        places[splits[name][splits[name] < train]] = number
     settled = known[:train].copy()
     if train < len(x):  # the test set is given: what was for the test before is as good as new
         settled[settled == SPLITS.index("test")] = NONE
