@@ -18,7 +18,6 @@ from raydistill.data.views import Views, count_views
 from raydistill.errors import ConfigError
 from raydistill.losses import label_loss
 from raydistill.mixup import mix_batch, mixed_loss
-from raydistill.models import Normalise
 from raydistill.scoring import score_labels
 from raydistill.stages.feeding import build_change
 from raydistill.stages.teacher import build_views, open_targets
@@ -43,6 +42,13 @@ def roll(inputs, generator):
 
 def flatten(inputs, generator):
     return inputs.flatten(1)
+
+
+class Scale(torch.nn.Module):
+    """Digits from 0 to 1."""
+
+    def forward(self, inputs):
+        return inputs.float() / 16
 
 
 def test_numbers_are_even_and_of_their_key_alone():
@@ -265,7 +271,7 @@ def test_a_training_that_is_interrupted_ends_with_the_same_weights(run, tmp_path
     def train(checkpoint, stop_after):
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-        model.insert(0, Normalise(5.0, 6.0))
+        model.insert(0, Scale())
         change = build_change(run, settings, 3)
         batches = Batches(examples, shuffle_rows(torch.arange(300)), 32, 1, 3, torch.device("cpu"), change=change)
 
