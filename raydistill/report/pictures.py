@@ -102,7 +102,7 @@ def draw_costs(groups: Sequence[Mapping[str, Any]], alt: str) -> str:
                 (seconds[index], net[index]),
                 (5, 2),
                 textcoords="offset points",
-                fontsize=7.5,
+                fontsize=8,
             )
         axes.set_xlim(0, 1.12 * max(seconds))
         axes.margins(y=0.12)
@@ -203,7 +203,7 @@ def draw_timeline(timeline: Timeline, alt: str) -> str:
                     ha="center",
                     va="center_baseline",
                     color=GROUND,
-                    fontsize=7.5,
+                    fontsize=8,
                 )
         for pause in timeline.pauses:
             axes.axvspan(pause.start, pause.start + pause.shown, color=LINE, lw=0)
