@@ -90,12 +90,17 @@ class RunFolder:
         """The one file that says what is finished."""
         return self.path / "manifest.json"
 
+    @staticmethod
+    def name_folder(stage: str) -> str:
+        """Name of a stage's folder, which begins with its place in the pipeline."""
+        return f"{(ORIGIN, *STAGES).index(stage):02d}_{stage}"
+
     def stage_folder(self, stage: str) -> Path:
         """Folder of a stage, numbered in the order of the pipeline; a finished one comes from the store first.
 
         Raises StorageError if the store does not give it as the manifest says.
         """
-        folder = self.path / f"{(ORIGIN, *STAGES).index(stage):02d}_{stage}"
+        folder = self.path / self.name_folder(stage)
         if self._mirror and stage not in self._current:
             self._current.add(stage)
             record = self.read_manifest()["stages"].get(stage)

@@ -70,9 +70,9 @@ def describe_next(run: RunFolder, missing: list[str], busy: bool) -> str:
         return (
             f"\nnext:   the command that began it goes on from {missing[0]} (raydistill run … --run-dir {run.location})"
         )
-    page = run.stage_folder("report") / "report.html"
     return (
-        f"\nreport: {page}\nnext:   raydistill report {run.location}, or raydistill export {run.location} --format pt2"
+        f"\nreport: {run.location}/{run.name_folder('report')}/report.html"
+        f"\nnext:   raydistill report {run.location}, or raydistill export {run.location} --format pt2"
     )
 
 

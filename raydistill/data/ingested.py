@@ -188,7 +188,7 @@ def open_arrays(
 
 def read_form(record: dict[str, Any]) -> ImageForm | None:
     """How a folder's images were decoded, or None where it holds vectors."""
-    older = record["settings"]["form"] if len(record["shape"]) > 2 else None
+    older = record["settings"].get("form") if len(record["shape"]) > 2 else None
     form = record.get("form", older)
     return None if form is None else ImageForm(**form)
 

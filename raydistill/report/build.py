@@ -32,7 +32,7 @@ from raydistill.report.describe import (
 )
 from raydistill.report.examination import Facts, answer_test
 from raydistill.report.int8 import add_int8
-from raydistill.report.metrics import compare_models, measure_by_class, measure_quality, tabulate_coverage
+from raydistill.report.metrics import compare_models, measure_model, tabulate_coverage
 from raydistill.report.page import PageInputs, render_page
 from raydistill.report.serving import describe_device
 from raydistill.report.timeline import measure_use, read_timeline
@@ -72,14 +72,8 @@ def collect_numbers(context: Context, models: dict[str, Answers], facts: Facts) 
     """What report.json holds but times, and what follows from all of it."""
     run, config = context.run, context.config
     search = read_json(run.stage_folder("search") / "search.json")
-    figures = {
-        name: {
-            **measure_quality(answers, context.examples.classes),
-            **measure_by_class(answers, context.examples.class_names),
-            **facts[name],
-        }
-        for name, answers in models.items()
-    }
+    names = context.examples.class_names
+    figures = {name: {**measure_model(answers, names), **facts[name]} for name, answers in models.items()}
     figures["generalist"] |= describe_generalist(context)
     figures[STUDENT] |= {name: search["best"][name] for name in ("temperature", "label_weight")}
     controls, shown = list_controls(config), list_shown(student_teacher(config))

@@ -14,7 +14,7 @@ from torch.nn.functional import log_softmax
 
 from raydistill.models import count_parameters
 from raydistill.report.answers import Answers, join_answers, reduce_answers
-from raydistill.report.metrics import measure_quality
+from raydistill.report.metrics import measure_model
 from raydistill.report.serving import measure_serving
 from raydistill.scoring import predict_logits
 from raydistill.stages.context import Context
@@ -117,7 +117,7 @@ def answer_student(
         facts["repair"] = {
             "classes": [examples.class_names[index] for index in repair["classes"]],
             "offsets": repair["offsets"],
-            "unrepaired": measure_quality(join_answers(unrepaired), examples.classes),
+            "unrepaired": measure_model(join_answers(unrepaired), examples.class_names),
         }
     ask: Callable[[Tensor], Tensor] = lambda batch: predict_logits(model, batch)  # noqa: E731
     return join_answers(answers), facts, lambda: measure_serving(ask, examples.x, rows, [folder])

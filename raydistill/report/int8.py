@@ -14,7 +14,7 @@ from torch.nn.functional import log_softmax
 from raydistill.models import count_parameters
 from raydistill.quantise import choose_calibration, quantise
 from raydistill.report.answers import Answers, join_answers, reduce_answers
-from raydistill.report.metrics import compare_models, measure_quality
+from raydistill.report.metrics import compare_models, measure_model
 from raydistill.report.verdict import format_p
 from raydistill.stages.context import Context
 from raydistill.stages.networks import build_student, load_weights
@@ -45,7 +45,7 @@ def measure_int8(context: Context, rows: Tensor, student: Answers) -> dict[str, 
         ]
     )
     return {
-        **measure_quality(answers, examples.classes),
+        **measure_model(answers, examples.class_names),
         "parameters": count_parameters(model),
         "file_bytes": len(small.data),
         "float32_file_bytes": small.full_bytes,

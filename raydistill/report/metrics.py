@@ -23,6 +23,11 @@ COVERED_MOST = 10  # the paper's last row: "10 or more"
 NORMAL_95 = 1.959964
 
 
+def measure_model(answers: Answers, class_names: Sequence[str]) -> dict[str, Any]:
+    """All figures of one model: its quality, and that by class."""
+    return {**measure_quality(answers, len(class_names)), **measure_by_class(answers, class_names)}
+
+
 def measure_quality(answers: Answers, classes: int) -> dict[str, Any]:
     """Accuracy, top-5 accuracy (None for few classes), negative log-likelihood in nats, calibration error."""
     return {
