@@ -94,7 +94,7 @@ class RunFolder:
 
         Raises StorageError if the store does not give it as the manifest says.
         """
-        folder = self.path / f"{(ORIGIN, *STAGES).index(stage):02d}_{stage}"
+        folder = self.path / name_folder(stage)
         if self._mirror and stage not in self._current:
             self._current.add(stage)
             record = self.read_manifest()["stages"].get(stage)
@@ -356,6 +356,11 @@ class RunFolder:
             return f"process {owner['pid']} on {owner['host']}"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"
+
+
+def name_folder(stage: str) -> str:
+    """Name of a stage's folder."""
+    return f"{(ORIGIN, *STAGES).index(stage):02d}_{stage}"
 
 
 def make_key(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> str:
