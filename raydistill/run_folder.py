@@ -90,17 +90,12 @@ class RunFolder:
         """The one file that says what is finished."""
         return self.path / "manifest.json"
 
-    @staticmethod
-    def name_folder(stage: str) -> str:
-        """Name of a stage's folder, which begins with its place in the pipeline."""
-        return f"{(ORIGIN, *STAGES).index(stage):02d}_{stage}"
-
     def stage_folder(self, stage: str) -> Path:
         """Folder of a stage, numbered in the order of the pipeline; a finished one comes from the store first.
 
         Raises StorageError if the store does not give it as the manifest says.
         """
-        folder = self.path / self.name_folder(stage)
+        folder = self.path / name_folder(stage)
         if self._mirror and stage not in self._current:
             self._current.add(stage)
             record = self.read_manifest()["stages"].get(stage)
@@ -367,6 +362,11 @@ class RunFolder:
             return f"process {owner['pid']} on {owner['host']}"
         except (OSError, ValueError, KeyError, TypeError):
             return "another process"
+
+
+def name_folder(stage: str) -> str:
+    """Name of a stage's folder."""
+    return f"{(ORIGIN, *STAGES).index(stage):02d}_{stage}"
 
 
 def make_key(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> str:

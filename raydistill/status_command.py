@@ -12,8 +12,9 @@ from typing import Any
 
 from raydistill.config import Config
 from raydistill.display import format_seconds
-from raydistill.files import read_json, refresh
-from raydistill.run_folder import ORIGIN, STAGES, RunFolder
+from raydistill.files import read_json
+from raydistill.job import is_uri
+from raydistill.run_folder import ORIGIN, STAGES, RunFolder, name_folder
 from raydistill.stages.roles import list_students, wants_stage
 
 
@@ -39,9 +40,10 @@ def describe_stage(run: RunFolder, config: Config, record: dict[str, Any] | None
 
 
 def describe_progress(run: RunFolder, config: Config, name: str) -> str:
-    """How far a stage that has begun is, as far as its files tell; else nothing."""
+    """How far a stage that has begun is, as far as its files tell; else nothing, as in a store: it would be fetched."""
+    if is_uri(run.location):
+        return ""
     folder = run.stage_folder(name)
-    refresh(folder)
     if name == "generalist":
         return _describe_checkpoint(folder)
     total = count_networks(run, config, name)
@@ -70,9 +72,9 @@ def describe_next(run: RunFolder, missing: list[str], busy: bool) -> str:
         return (
             f"\nnext:   the command that began it goes on from {missing[0]} (raydistill run … --run-dir {run.location})"
         )
+    page = f"{run.location}/{name_folder('report')}/report.html"  # of a store, nothing is fetched for this
     return (
-        f"\nreport: {run.location}/{run.name_folder('report')}/report.html"
-        f"\nnext:   raydistill report {run.location}, or raydistill export {run.location} --format pt2"
+        f"\nreport: {page}\nnext:   raydistill report {run.location}, or raydistill export {run.location} --format pt2"
     )
 
 
