@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from raydistill.data.arrays import measure_normalisation, read_split
 from raydistill.data.names import parse_name
@@ -29,6 +30,7 @@ from raydistill.files import (
     write_mapped,
 )
 from raydistill.stages.context import Context
+from raydistill.stages.feeding import write_by_class
 from raydistill.stages.ingest import load_ingested
 from raydistill.stages.origin import follow_splits
 
@@ -117,6 +119,8 @@ def split_data(context: Context) -> None:
         check_splits(splits, labels, names, rare)
     for name in SPLITS:
         write_array(folder / f"{name}.npy", splits[name])
+    for name in ("fit", "confuse"):
+        write_by_class(folder, name, torch.from_numpy(splits[name]), torch.from_numpy(labels), len(names))
     context.display.note(describe_splits(splits, list_given(data)))
     counts = np.bincount(labels[splits["fit"]])
     if counts.max() > IMBALANCED * counts.min() and config.balance.prior == "natural":
