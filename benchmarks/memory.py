@@ -1,9 +1,9 @@
 """How a worker's memory grows with the number of examples: `python -m benchmarks.memory`.
 
 Makes vectors of 50 classes, ingests them, and runs the pipeline up to the search with 1, 4 and 16 times as many. Then
-the data and splits stages, a generalist, a specialist and the student are done again, each in a process of its own, whose private
-memory is sampled. This process maps the run's arrays meanwhile, as another worker of the node would: pages that several
-processes map are nobody's own. --write puts the result into benchmarks/INGEST.md.
+the data and splits stages, a generalist, a specialist and the student are done again, each in a process of its own,
+whose private memory is sampled. This process maps the run's arrays meanwhile, as another worker of the node would:
+pages that several processes map are nobody's own. --write puts the result into benchmarks/INGEST.md.
 """
 
 from __future__ import annotations
