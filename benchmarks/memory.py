@@ -1,9 +1,9 @@
 """How a worker's memory grows with the number of examples: `python -m benchmarks.memory`.
 
 Makes vectors of 50 classes, ingests them, and runs the pipeline up to the search with 1, 4 and 16 times as many. Then
-the data stage, a generalist, a specialist and the student are done again, each in a process of its own, whose private
-memory is sampled. This process maps the run's arrays meanwhile, as another worker of the node would: pages that several
-processes map are nobody's own. --write puts the result into benchmarks/INGEST.md.
+the data and splits stages, a generalist, a specialist and the student are done again, each in a process of its own,
+whose private memory is sampled. This process maps the run's arrays meanwhile, as another worker of the node would:
+pages that several processes map are nobody's own. --write puts the result into benchmarks/INGEST.md.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from raydistill.ingest_command import ingest
 from raydistill.pipeline import run_pipeline
 from raydistill.run_folder import RunFolder
 
-CLASSES, WIDTH = 50, 256
+CLASSES, WIDTH = 50, 32
 SETTINGS: dict[str, Any] = {
     "generalist": {"epochs": 1, "patience": None},
     "specialists": {"groups": 4, "epochs": 1, "patience": None},
@@ -47,7 +47,7 @@ SETTINGS: dict[str, Any] = {
     "student": {"epochs": 1, "controls": False},
     "cluster": {"backend": "none"},
 }
-ROLES = ("data stage", "generalist", "specialist", "student")
+ROLES = ("data stage", "splits stage", "generalist", "specialist", "student")
 SAMPLE_SECONDS = 0.01
 
 
@@ -92,7 +92,7 @@ def measure_size(folder: Path, examples: int, seed: int) -> dict[str, dict[str, 
     arrays = make_arrays(folder, examples, seed)
     config = build_config({**SETTINGS, "data": f"arrays:{arrays}", "run_dir": folder / "run", "seed": seed})
     run = run_pipeline(config, display=Silent(), start_executor=lambda run: InProcess(), until="search")
-    shared = [share_pages(path) for path in run.path.rglob("*.npy")]
+    shared = [share_pages(path) for path in sorted({*run.path.rglob("*.npy"), *arrays.rglob("*.npy")})]
     figures = {}
     for role in ROLES:
         command = [sys.executable, "-m", "benchmarks.memory", "--role", role, "--run", str(run.path)]
@@ -117,9 +117,9 @@ def do_role(role: str, run: RunFolder) -> None:
     from raydistill.stages.student import train_student
 
     where: dict[str, Any] = {"run_dir": str(run.path)}
-    if role == "data stage":
+    if role in ("data stage", "splits stage"):
         config = run.read_config().model_copy(update={"run_dir": run.path.with_name("again")})
-        run_pipeline(config, display=Silent(), start_executor=lambda run: InProcess(), until="splits")
+        run_pipeline(config, display=Silent(), start_executor=lambda run: InProcess(), until=role.split()[0])
     elif role == "generalist":
         train_generalist({**where, "index": 1}, lambda progress: None)
     elif role == "specialist":
@@ -167,7 +167,8 @@ def format_part(figures: dict[int, dict[str, dict[str, int]]], seed: int, made: 
         f"- {began:.0f} MB of it are there before the work begins: Python, torch and the package.",
         f"- An example is {WIDTH} bytes of x, 8 of y and {2 * CLASSES} of soft targets, for the student, all mapped."
         " USS (psutil), sampled each 10 ms, while another process maps the same files, as the next worker does.",
-        f"- What grows: the order of a pass, and what it is drawn from. {CLASSES} classes, seed {seed}, mlp, 96 units.",
+        "- Training does not grow: rows of long passes are computed, not held. The splits stage draws all rows at once,"
+        f" in the one process that drives the run. {CLASSES} classes, seed {seed}, mlp, 96 units.",
         f"- `{made['command']}`; commit {made['commit']}; {made['machine']}, shared",
     ]
     return "\n".join(lines)
@@ -176,7 +177,7 @@ def format_part(figures: dict[int, dict[str, dict[str, int]]], seed: int, made: 
 def main() -> None:
     """Measure, print; write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--examples", type=int, default=50_000, help="the fewest; then 4 and 16 times as many")
+    parser.add_argument("--examples", type=int, default=300_000, help="the fewest; then 4 and 16 times as many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="write benchmarks/INGEST.md")
     parser.add_argument("--role", choices=ROLES, help=argparse.SUPPRESS)

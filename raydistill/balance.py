@@ -52,23 +52,27 @@ class Balance:
         weights[known] = own / own.mean()
         return weights
 
-    def weigh_classes(self, labels: Tensor) -> Tensor:
-        """What a held-out row of each class counts for in shares π*, (K,), of mean 1 over all of their labels (N,).
+    def weigh_kinds(self, counts: Tensor) -> Tensor:
+        """The same by class, (K,), where there are so many rows of each, (K,)."""
+        own = (-self.sampling * self.log_shares.double()).exp()
+        return own * (counts.sum() / (own * counts).sum())
+
+    def weigh_classes(self, counts: Tensor) -> Tensor:
+        """What a held-out row of each class counts for in shares π*, (K,), of mean 1 over as many rows of each, (K,).
 
         Accuracy of rows so weighted is balanced accuracy where prior is 1.
         """
         wanted = ((1 - self.prior) * self.log_shares.double()).exp()
-        weights = wanted / labels.bincount(minlength=len(wanted)).clamp_min(1)
-        return weights / weights[labels].mean()
+        weights = wanted / counts.clamp_min(1)
+        return weights * (counts.sum() / (weights * counts).sum())
 
 
-def read_balance(settings: BalanceConfig, labels: Tensor, classes: int) -> Balance | None:
-    """What the settings make of the training rows' labels (N,); each class is among them. None: nothing to balance."""
+def read_balance(settings: BalanceConfig, counts: Tensor) -> Balance | None:
+    """What the settings make of so many training rows of each class, (K,), all above 0. None: nothing to balance."""
     prior, sampling = EXPONENTS[settings.prior], EXPONENTS[settings.sampling]
     if prior == sampling == 0:
         return None
-    counts = labels.bincount(minlength=classes).double()
-    return Balance((counts / counts.sum()).log().float(), prior, sampling)
+    return Balance((counts.double() / counts.sum()).log().float(), prior, sampling)
 
 
 def balanced_label_loss(balance: Balance | None) -> Loss:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from raydistill.data.arrays import Examples
+from raydistill.orders import Rows, count_labels
 from raydistill.workers import choose_device, device_of, unwrap, worker_rank
 
 if TYPE_CHECKING:
@@ -57,14 +58,14 @@ def limit_batch(model: nn.Module, batch_size: int) -> int:
     return min(batch_size, max(1, LARGEST_OUTPUT // largest))
 
 
-def score_labels(examples: Examples, rows: Tensor, balance: Balance | None = None) -> Validate:
+def score_labels(examples: Examples, rows: Rows, balance: Balance | None = None) -> Validate:
     """Validation by cross-entropy and accuracy on the given rows; workers share the rows.
 
     balance: shares of classes for which the logits hold; the loss is then that of the logits for the rows' own shares,
     and the accuracy that of rows in the shares wanted.
     """
     offset = None if balance is None else balance.offset(sampled=False)
-    weights = None if balance is None else balance.weigh_classes(examples.y[rows])
+    weights = None if balance is None else balance.weigh_classes(count_labels(examples.y, rows, examples.classes))
 
     def validate(model: nn.Module) -> Score:
         def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,33 +74,43 @@ def score_labels(examples: Examples, rows: Tensor, balance: Balance | None = Non
                 return cross_entropy(logits, labels, reduction="none"), right
             return cross_entropy(logits + offset, labels, reduction="none"), right * weights[labels]
 
-        return share_score(*judge_blocks(model, examples, rows, judge))
+        return score_blocks(model, examples, rows, judge)
 
     return validate
 
 
-def judge_blocks(
+def score_blocks(
     model: nn.Module,
     examples: Examples,
-    rows: Tensor,
+    rows: Rows,
     judge: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     batch_size: int = PREDICT_BATCH,
-) -> tuple[Tensor, Tensor]:
-    """Loss and whether it is right of this worker's share of the rows, (n,) each; logits are kept a block at a time.
+) -> Score:
+    """Mean loss and accuracy over the rows, which workers share; a block of them is in memory at a time.
 
-    judge: (logits (n, K), labels (n,)) -> the same for a block.
+    judge: (logits (n, K), labels (n,)) -> loss and whether it is right of each, (n,).
     """
-    rank, world = worker_rank()
-    mine = rows[rank::world]
-    batch_size = limit_batch(model, batch_size)
-    labels = examples.y[mine].split(batch_size)
-    blocks = [judge(*pair) for pair in zip(predict_blocks(model, examples.x, mine, batch_size), labels, strict=True)]
-    return torch.cat([loss for loss, _ in blocks]), torch.cat([right for _, right in blocks])
+    (rank, world), size = worker_rank(), limit_batch(model, batch_size)
+    sums = torch.zeros(3, dtype=torch.float64)
+    for start in range(0, len(rows), size * world):
+        mine = rows[start + rank : start + size * world : world]
+        for logits in predict_blocks(model, examples.x, mine, size):  # one, or none
+            sums += sum_block(*judge(logits, examples.y[mine]))
+    return share_sums(sums)
 
 
 def share_score(losses: Tensor, correct: Tensor) -> Score:
     """Mean loss and accuracy over the rows of all workers. losses, correct: (N,) of this worker."""
-    sums = torch.tensor([float(losses.double().sum()), float(correct.sum()), float(len(losses))], dtype=torch.float64)
+    return share_sums(sum_block(losses, correct))
+
+
+def sum_block(losses: Tensor, correct: Tensor) -> Tensor:
+    """Sum of losses, of what is right, and number of examples: (3,) float64."""
+    return torch.tensor([float(losses.double().sum()), float(correct.sum()), float(len(losses))], dtype=torch.float64)
+
+
+def share_sums(sums: Tensor) -> Score:
+    """The score by the sums (3,) of all workers."""
     if worker_rank()[1] > 1:
         sums = sums.to(choose_device() if dist.get_backend() == "nccl" else "cpu")
         dist.all_reduce(sums)

@@ -26,7 +26,8 @@ from raydistill.kernels import losses as kernels
 from raydistill.kernels.launch import has_kernels
 from raydistill.losses import WithGradient, differentiate, log_sum, run_kernel
 from raydistill.models import find_output_layer
-from raydistill.scoring import Score, Validate, judge_blocks, share_score
+from raydistill.orders import Rows
+from raydistill.scoring import Score, Validate, score_blocks
 from raydistill.training import Loss
 
 Dustbin = Literal["merged", "single", "soft"]
@@ -226,7 +227,7 @@ def soft_enriched_loss(group: Group, shift: float, generalist: nn.Module, class_
 
 
 def score_enriched(
-    examples: Examples, rows: Tensor, group: Group, shift: float, class_offset: Tensor | None = None
+    examples: Examples, rows: Rows, group: Group, shift: float, class_offset: Tensor | None = None
 ) -> Validate:
     """Validation on enriched rows, shared by workers: loss and accuracy over the group's classes and the dustbin."""
     place, loss = group.place_of_class, enriched_loss(group, shift, class_offset)
@@ -236,7 +237,7 @@ def score_enriched(
         return losses, reduce_logits(logits, group).argmax(dim=1) == place[labels]
 
     def validate(model: nn.Module) -> Score:
-        return share_score(*judge_blocks(model, examples, rows, judge))
+        return score_blocks(model, examples, rows, judge)
 
     return validate
 

@@ -31,6 +31,7 @@ from raydistill.workers import device_of, unwrap, worker_rank
 
 WARM_UP = 0.05  # share of all steps over which the learning rate rises
 BEAT_SECONDS = 0.5
+LOSS_STEPS = 1024  # whose examples' losses are in memory at once
 RECENT = 16  # passes that a beat tells of: not every beat reaches the driver
 
 
@@ -178,6 +179,7 @@ def _train_epoch(
     torch.manual_seed(mix_seed(batches.seed, epoch, 1000 + worker_rank()[0]))  # dropout
     steps = batches.count_steps()
     parameters, losses, next_beat = _list_trained(optimizer), torch.empty(0), time.monotonic() + BEAT_SECONDS
+    mean = 0.0
     for step, batch in enumerate(batches.iterate(epoch)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(epoch * steps + step, epochs * steps, settings.learning_rate)
@@ -188,12 +190,14 @@ def _train_epoch(
         logits.backward(gradient)
         optimizer.step()
         if step == 0:  # one tensor: small ones that are kept between large ones that are not scatter the heap
-            losses = values.new_empty((steps, len(values)))
-        losses[step] = values
+            losses = values.new_empty((min(steps, LOSS_STEPS), len(values)))
+        losses[step % LOSS_STEPS] = values
+        if (step + 1) % LOSS_STEPS == 0 or step + 1 == steps:
+            part = losses[: step % LOSS_STEPS + 1]
+            mean += float(part.flatten().mean()) * (len(part) / steps)
         if time.monotonic() >= next_beat:
             next_beat = time.monotonic() + BEAT_SECONDS
             beat(_describe(progress, epochs, step / steps))
-    mean = float(losses.flatten().mean())
     _check_finite("loss", mean, epoch)
     return mean
 

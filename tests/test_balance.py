@@ -28,7 +28,7 @@ EXPONENT = {"natural": 0.0, "sqrt": 0.5, "equal": 1.0}
 
 
 def balance_of(prior="natural", sampling="natural") -> Balance:
-    balance = read_balance(BalanceConfig(prior=prior, sampling=sampling), LABELS, 5)
+    balance = read_balance(BalanceConfig(prior=prior, sampling=sampling), LABELS.bincount())
     assert balance is not None
     return balance
 
@@ -43,7 +43,7 @@ LIKELIHOOD = np.random.default_rng(0).dirichlet(np.ones(7), 5).T  # of 7 things 
 
 
 def test_nothing_asked_for_is_nothing():
-    assert read_balance(BalanceConfig(), LABELS, 5) is None
+    assert read_balance(BalanceConfig(), LABELS.bincount()) is None
     assert balanced_label_loss(None) is batch_label_loss
 
 

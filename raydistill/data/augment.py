@@ -22,6 +22,7 @@ from torch.nn.functional import affine_grid, grid_sample
 from raydistill.batches import mix_seed
 from raydistill.data.arrays import Normalisation, as_channels_first
 from raydistill.errors import ConfigError
+from raydistill.permutation import GOLDEN, scramble, shift_right
 
 FOR_IMAGES = ("flip", "crop", "rotate", "colour", "erase")
 SMALLEST_CROP = 0.75  # side of what is kept, of the image's
@@ -32,8 +33,7 @@ NOISE = 0.1  # standard deviation of the noise, in those of the data
 ERASED_SIDES = (0.2, 0.5)  # of the image's, in half of the images
 STREAMS = {name: number for number, name in enumerate(("flip", "crop", "rotate", "colour", "noise", "erase", "mixup"))}
 FUNCTION_STREAM = 1000
-GOLDEN, STEP = -0x61C8864680B583EB, 0x2545F4914F6CDD1D  # odd 64-bit constants: the golden ratio's, as a signed number
-FIRST, SECOND = -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15  # of splitmix64's finaliser
+STEP = 0x2545F4914F6CDD1D  # an odd 64-bit constant
 
 Function = Callable[[Tensor, torch.Generator], Tensor]
 """A user's own: (inputs (B, ...) in the stored type or float32, generator on their device) -> inputs (B, ...)."""
@@ -92,9 +92,7 @@ class Draw:
         begin = mix_seed(self.seed, self.turn, STREAMS[name])
         places = torch.arange(count, device=self.keys.device).mul_(STEP)
         mixed = (self.keys * GOLDEN + begin).unsqueeze(1) + places  # 64 bits, and what overflows is lost
-        mixed.bitwise_xor_(_shift_right(mixed, 30)).mul_(FIRST)
-        mixed.bitwise_xor_(_shift_right(mixed, 27)).mul_(SECOND)
-        return _shift_right(mixed.bitwise_xor_(_shift_right(mixed, 31)), 40).float().mul_(2.0**-24)
+        return shift_right(scramble(mixed), 40).float().mul_(2.0**-24)
 
 
 def flip(images: Tensor, draw: Draw) -> Tensor:
@@ -189,11 +187,6 @@ def _cover(length: int, side: Tensor, place: Tensor) -> Tensor:
 
 def _between(uniform: Tensor, low: float, high: float) -> Tensor:
     return low + (high - low) * uniform
-
-
-def _shift_right(numbers: Tensor, bits: int) -> Tensor:
-    """Of 64 bits, without the sign's."""
-    return (numbers >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _check_shape(changed: Tensor, inputs: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from raydistill.data.arrays import prepare_images
 from raydistill.errors import ConfigError
+from raydistill.orders import LARGE
+from raydistill.permutation import permute, scramble
 
 if TYPE_CHECKING:
     from raydistill.data.augment import Augment
@@ -40,10 +42,8 @@ class Views:
 
     @cached_property
     def _shifts(self) -> Tensor:
-        """(N, count, 2) int8."""
-        side = torch.arange(-self.pixels, self.pixels + 1, dtype=torch.int8)
-        every = torch.cartesian_prod(side, side)
-        moved = every[(every != 0).any(dim=1)]
+        """(N, count, 2) int8, of no more than LARGE rows."""
+        moved = _list_shifts(self.pixels)
         generator = torch.Generator().manual_seed(self.seed)
         shifts = torch.zeros(self.rows, self.count, 2, dtype=torch.int8)
         for block in shifts.split(BLOCK_ROWS):
@@ -53,7 +53,15 @@ class Views:
 
     def shifts(self, rows: Tensor, view: int) -> Tensor | None:
         """Shifts (B, 2) int8 of one view of the given rows (B,), down and right; None for the images as they are."""
-        return None if view == 0 or self.pixels == 0 else self._shifts[rows, view]
+        if view == 0 or self.pixels == 0:
+            return None
+        return self._shifts[rows, view] if self.rows <= LARGE else self._compute_shifts(rows, view)
+
+    def _compute_shifts(self, rows: Tensor, view: int) -> Tensor:
+        """The same in no memory by row: a row's key gives the order of all shifts, whose next one each view takes."""
+        moved = _list_shifts(self.pixels)
+        turn = torch.full_like(rows, (view - 1) % len(moved))
+        return moved[permute(turn, len(moved), scramble(rows + scramble(torch.tensor([self.seed]))))]
 
     def change(self, images: Tensor, rows: Tensor, view: int) -> Tensor:
         """What is done to one view of the images (B, ...) of the given rows (B,), once they are shifted."""
@@ -65,6 +73,13 @@ class Views:
         take = prepare_images(images, images.device)
         shown = take(torch.arange(len(images)), shifts if shifts is None else shifts.long())
         return self.change(shown, rows, view)
+
+
+def _list_shifts(pixels: int) -> Tensor:
+    """All shifts of up to so many pixels but none, (n, 2) int8."""
+    side = torch.arange(-pixels, pixels + 1, dtype=torch.int8)
+    every = torch.cartesian_prod(side, side)
+    return every[(every != 0).any(dim=1)]
 
 
 def count_views(asked: int | None, pixels: int, input_shape: tuple[int, ...], *, augmented: bool = False) -> int:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from raydistill.data.arrays import measure_normalisation, read_split
 from raydistill.data.names import parse_name
@@ -27,8 +28,11 @@ from raydistill.files import (
     write_array,
     write_json,
     write_mapped,
+    write_rows,
 )
+from raydistill.orders import BLOCK_ROWS
 from raydistill.stages.context import Context
+from raydistill.stages.feeding import write_by_class
 from raydistill.stages.ingest import load_ingested
 from raydistill.stages.origin import follow_splits
 
@@ -60,8 +64,11 @@ def prepare_data(context: Context) -> None:
         write_examples(folder / "x.npy", parts, storage_type(source))
     labels = [source.y_train] if source.y_test is None else [source.y_train, source.y_test]
     counts = {"train": len(source.x_train), "test": sum(map(len, labels[1:])), "unlabeled": sum(map(len, unlabeled))}
-    labels.append(np.full(counts["unlabeled"], -1))
-    write_array(folder / "y.npy", np.concatenate(labels).astype(np.int64))
+    labels.append(np.broadcast_to(-1, counts["unlabeled"]))
+    with write_rows(folder / "y.npy", (sum(map(len, labels)),), np.int64) as append:
+        for part in labels:
+            for start in range(0, len(part), BLOCK_ROWS):
+                append(part[start : start + BLOCK_ROWS])
     if source.keep_apart is not None:
         write_array(folder / "keep_apart.npy", np.unique(source.keep_apart, return_inverse=True)[1].astype(np.int64))
     if source.split is not None:
@@ -117,6 +124,8 @@ def split_data(context: Context) -> None:
         check_splits(splits, labels, names, rare)
     for name in SPLITS:
         write_array(folder / f"{name}.npy", splits[name])
+    for name in ("fit", "confuse"):
+        write_by_class(folder, name, torch.from_numpy(splits[name]), torch.from_numpy(labels), len(names))
     context.display.note(describe_splits(splits, list_given(data)))
     counts = np.bincount(labels[splits["fit"]])
     if counts.max() > IMBALANCED * counts.min() and config.balance.prior == "natural":

@@ -17,7 +17,7 @@ from raydistill.mixup import mixed_loss
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
-from raydistill.stages.feeding import build_change, open_balance, sample_rows
+from raydistill.stages.feeding import build_change, open_balance, open_by_class, sample_rows
 from raydistill.stages.given import take_checkpoint
 from raydistill.stages.growth import count_warm_passes, start_warm
 from raydistill.stages.networks import build_generalist, count_passes, network_seed, train_once
@@ -64,7 +64,7 @@ def train_generalist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
         model = place_model(model, settings, device)
         batches = Batches(
             examples,
-            sample_rows(examples, rows, len(rows), balance),
+            sample_rows(examples, rows, len(rows), balance, open_by_class(run.stage_folder("splits"), "fit")),
             settings.batch_size,
             settings.shift,
             seed,

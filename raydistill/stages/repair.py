@@ -16,13 +16,14 @@ from raydistill.biases import apply_biases, find_biases, find_scarce_classes, fi
 from raydistill.config import Config
 from raydistill.data.arrays import Examples, read_split, read_transfer_rows
 from raydistill.files import read_array, remove, write_json
+from raydistill.orders import count_labels
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import predict_logits
 
 
 def check_repair(run: RunFolder, config: Config, examples: Examples, student: nn.Module, transfer: Tensor) -> None:
     """Whether the biases of classes that are scarce in the transfer set can be repaired, if any. Raises ModelError."""
-    reference = examples.y[read_split(run, "tune")].bincount(minlength=examples.classes)
+    reference = count_labels(examples.y, read_split(run, "tune"), examples.classes)
     labels = examples.y[transfer]
     has_unlabeled = bool((labels < 0).any())  # of what classes these are, the teacher will say
     scarce = find_scarce_classes(labels[labels >= 0].bincount(minlength=examples.classes), reference)
@@ -34,12 +35,12 @@ def count_classes(run: RunFolder, examples: Examples, labelled: bool) -> Tensor:
     """How many examples of each class a student learns from, (K,). labelled: only from those with labels."""
     if not labelled:
         return torch.from_numpy(read_array(run.stage_folder("targets") / "class_counts.npy"))
-    return examples.y[find_labelled(examples, read_transfer_rows(run))].bincount(minlength=examples.classes)
+    return count_labels(examples.y, read_transfer_rows(run), examples.classes)
 
 
 def find_labelled(examples: Examples, rows: Tensor) -> Tensor:
-    """Those of the rows (N,) that have labels."""
-    return rows[examples.y[rows] >= 0]
+    """Those of the rows (N,), ascending, that have labels: the first ones."""
+    return rows[: int(count_labels(examples.y, rows, examples.classes).sum())]
 
 
 def repair_biases(
@@ -56,10 +57,10 @@ def repair_biases(
     """
     remove(path)
     rows = read_split(run, "tune")
-    labels = examples.y[rows]
-    scarce = find_scarce_classes(transfer, labels.bincount(minlength=examples.classes))
+    scarce = find_scarce_classes(transfer, count_labels(examples.y, rows, examples.classes))
     if len(scarce) == 0:
         return
+    labels = examples.y[rows]
     logits = predict_logits(model, examples.x, rows)
     natural = logits if balance is None else logits + balance.offset(sampled=False)  # as these rows are
     offsets = fit_biases(natural, labels, scarce)

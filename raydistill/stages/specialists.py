@@ -16,14 +16,17 @@ from torch import Tensor, nn
 from raydistill.balance import Balance
 from raydistill.batches import Batches, Sampler, mix_seed
 from raydistill.config import SpecialistsConfig
-from raydistill.data.arrays import open_examples, read_split
+from raydistill.data.arrays import Examples, open_examples, read_split
 from raydistill.execution import Beat, Failure, Job, JobFailed, JobOutcome
 from raydistill.files import read_json, remove, write_json
 from raydistill.forward import place_model
 from raydistill.mixup import mixed_loss
+from raydistill.orders import ByClass, count_labels, order_enriched
 from raydistill.run_folder import RunFolder
 from raydistill.specialists import (
+    Group,
     balance_group,
+    count_others,
     enriched_loss,
     prepare_dustbin,
     prior_shift,
@@ -33,7 +36,7 @@ from raydistill.specialists import (
     soft_enriched_loss,
 )
 from raydistill.stages.context import Context
-from raydistill.stages.feeding import build_change, open_balance
+from raydistill.stages.feeding import build_change, open_balance, open_by_class, weigh_by_class
 from raydistill.stages.groups import read_group, read_skipped, skipped_path
 from raydistill.stages.growth import decide_specialists, describe_decisions, keep_specialists
 from raydistill.stages.networks import build_generalist, count_passes, load_weights, network_seed, train_once
@@ -116,8 +119,7 @@ def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
         return load_weights(build_generalist(run, config, examples), run.stage_folder("generalist")).to(device)
 
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
-        parts = part_rows(read_split(run, "fit"), examples.y, group.place_of_class)
-        sampler, shift = sample_group(settings, parts, examples.y, balance)
+        sampler, shift, natural_shift = sample_fit(run, examples, group, settings, balance)
         offset, held_out_offset = (balance_group(balance, group, sampled=sampled) for sampled in (True, False))
         loss = enriched_loss(group, shift, offset)
         if group.dustbin == "soft":
@@ -125,11 +127,8 @@ def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
         model = load_generalist()
         prepare_dustbin(model, group)
         model = place_model(model, settings, device)
-        held_out = sample_enriched(
-            *part_rows(read_split(run, "confuse"), examples.y, group.place_of_class), settings.group_share
-        )
+        held_out = sample_held_out(run, examples, group, settings)
         held_out_rows = held_out(torch.Generator().manual_seed(mix_seed(seed, 1)))
-        natural_shift = choose_shift(settings, *map(len, parts))
         progress = train_model(
             model,
             Batches(examples, sampler, settings.batch_size, settings.shift, seed, device, change=change),
@@ -145,6 +144,42 @@ def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
 
     record = train_once(run.specialist_folder(index), train, whole=False)
     return {"epochs": len(record["history"]), "best_epoch": record["best_epoch"]}
+
+
+def sample_fit(
+    run: RunFolder, examples: Examples, group: Group, settings: SpecialistsConfig, balance: Balance | None
+) -> tuple[Sampler, float, float]:
+    """How the fit split's rows are drawn, the shift that undoes their shares, and that by numbers of rows alone."""
+    rows = open_by_class(run.stage_folder("splits"), "fit")
+    if rows is None:
+        few = part_rows(read_split(run, "fit"), examples.y, group.place_of_class)
+        return *sample_group(settings, few, examples.y, balance), choose_shift(settings, *map(len, few))
+    weighted = balance is not None and balance.sampling > 0
+    own, rest = part_by_class(rows, examples, group, balance if weighted else None)
+    sampler = sample_by_class(own, rest, settings.group_share, weighted=weighted)
+    return sampler, choose_shift(settings, own.total, rest.total), choose_shift(settings, len(own), len(rest))
+
+
+def sample_held_out(run: RunFolder, examples: Examples, group: Group, settings: SpecialistsConfig) -> Sampler:
+    """How rows of the confuse split are drawn, which may have none outside the group."""
+    rows = open_by_class(run.stage_folder("splits"), "confuse")
+    if rows is None:
+        few = part_rows(read_split(run, "confuse"), examples.y, group.place_of_class)
+        return sample_enriched(*few, settings.group_share)
+    return sample_by_class(*part_by_class(rows, examples, group, None), settings.group_share, weighted=False)
+
+
+def part_by_class(rows: Tensor, examples: Examples, group: Group, balance: Balance | None) -> tuple[ByClass, ByClass]:
+    """Those of a group's classes and all others, of rows that are sorted by class; none of them is held."""
+    counts = count_labels(examples.y, rows, examples.classes)
+    by_class, inside = weigh_by_class(rows, counts, balance), group.inside[counts > 0]
+    return by_class.keep(inside), by_class.keep(~inside)
+
+
+def sample_by_class(own: ByClass, rest: ByClass, group_share: float, *, weighted: bool) -> Sampler:
+    """As `sample_enriched`, or by weight, for rows too many to be held."""
+    others = count_others(len(own), group_share) if len(rest) else 0
+    return lambda generator: order_enriched(own, rest, others, generator, weighted=weighted)
 
 
 def sample_group(

@@ -20,7 +20,7 @@ from raydistill.models import find_output_layer
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
-from raydistill.stages.feeding import open_balance, sample_rows
+from raydistill.stages.feeding import open_balance, open_by_class, sample_rows
 from raydistill.stages.growth import count_warm_passes, start_warm
 from raydistill.stages.networks import build_student, count_passes, network_seed, train_once
 from raydistill.stages.repair import count_classes, find_labelled, repair_biases
@@ -171,9 +171,11 @@ def train_student_network(
     model = start_warm(run, config, build_student(run, config, examples, start=True), old, examples)
     model = place_model(model, settings, device)
     rows, balance = read_transfer_rows(run), open_balance(run, config, examples)
+    learned = find_labelled(examples, rows) if labelled else rows
+    by_class = open_by_class(run.stage_folder("targets"), "rows")
     batches = Batches(
         examples,
-        sample_rows(examples, find_labelled(examples, rows) if labelled else rows, len(rows), balance),
+        sample_rows(examples, learned, len(rows), balance, None if by_class is None else by_class[: len(learned)]),
         settings.batch_size,
         0,
         network_seed(config, "student"),
@@ -209,11 +211,9 @@ def soft_loss(targets: SoftTargets, rows: Tensor, temperature: float, label_weig
 
     rows: (N,), ascending row numbers of the transfer set; the cache has their first views in this order, then the next.
     """
-    position_of_row = torch.full((int(rows.max()) + 1,), -1, dtype=torch.int32)  # 4 bytes a row in every worker
-    position_of_row[rows] = torch.arange(len(rows), dtype=torch.int32)
 
     def loss(logits: Tensor, batch: Batch) -> WithGradient:
-        positions = position_of_row.index_select(0, batch.rows).long().add_(batch.view * len(rows))
+        positions = torch.searchsorted(rows, batch.rows).add_(batch.view * len(rows))
         return targets.distil(logits, positions, batch.labels, temperature, label_weight)
 
     return loss

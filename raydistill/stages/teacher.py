@@ -20,7 +20,7 @@ from raydistill.files import list_files, write_array, write_json
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import share_score
 from raydistill.stages.context import Context
-from raydistill.stages.feeding import build_augment
+from raydistill.stages.feeding import build_augment, write_by_class
 from raydistill.stages.groups import list_trained, read_group
 from raydistill.stages.networks import build_generalist, load_specialist, load_weights
 from raydistill.stages.roles import has_seeds, has_specialists, list_teachers, student_teacher
@@ -121,6 +121,8 @@ def cache_targets(context: Context) -> None:
     run, config, examples = context.run, context.config, context.examples
     folder, rows = run.stage_folder("targets"), select_transfer_rows(run, config, examples)
     write_array(folder / "rows.npy", rows.numpy())
+    if config.balance.sampling != "natural":
+        write_by_class(folder, "rows", rows, examples.y, examples.classes)
     teachers, views = load_teachers(run, config, examples), build_views(run, config, examples)
     tails = _fit_tails(context, teachers, views, rows)
     counts = ClassCounts(examples)
