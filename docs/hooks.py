@@ -1,6 +1,6 @@
 """What pages of the site take from the code: a table of every setting, and an entry for each public name.
 
-Comes in: a page that has the line `<!-- settings -->` or `<!-- names -->`. Goes out: the page with Markdown in its place.
+Comes in: a page with the line `<!-- settings -->` or `<!-- names -->`. Goes out: the page with Markdown in its place.
 Called by mkdocs; tests/test_docs.py holds the tables against the settings.
 """
 

@@ -1,9 +1,9 @@
 """The documentation does what it says: its commands run, its links lead somewhere, its settings exist, it builds.
 
-Every ```bash and ```python block of a page runs, in order, in a folder of the page's own. `run`, `plan` and `ingest` get
-the flags of SHORT where they do not give these themselves, so that a page takes seconds; the slow test runs them exactly
-as they are printed. Commands in ```console need what is not here (a cloud, a cluster, the network): of these, the
-arguments of `raydistill` are parsed. Before a block, a comment may stand:
+Every ```bash and ```python block of a page runs, in order, in a folder of the page's own. `run`, `plan` and `ingest`
+get the flags of SHORT where they do not give these themselves, so that a page takes seconds; the slow test runs them
+exactly as they are printed. Commands in ```console need what is not here (a cloud, a cluster, the network): of these,
+the arguments of `raydistill` are parsed. Before a block, a comment may stand:
 
     <!-- setup … -->         Python that the page does not show, in place of a block
     <!-- needs NAME -->      run the block only where this package can be imported
@@ -250,7 +250,7 @@ def load_hooks() -> Any:
 
 
 def list_anchors(path: Path) -> set[str]:
-    """Anchors of a page's headings, those that docs/hooks.py makes too, as GitHub and mkdocs make them of plain words."""
+    """Anchors of a page's headings, of docs/hooks.py too, as GitHub and mkdocs make them of plain words."""
     text = load_hooks().on_page_markdown(path.read_text())
     text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
