@@ -1,7 +1,8 @@
 """How fast `raydistill ingest` is with 1 CPU and with 2: `python -m benchmarks.ingest`.
 
 Makes an image folder of seeded PNGs and the same images as Parquet, ingests both on a private Ray with either number of
-CPUs in turn, and compares all arrays. What starting Ray takes is shown apart. --write puts the result into
+CPUs in turn, and compares all arrays. 1 CPU is a machine of one: driver, Ray and its worker are bound to one core. What
+starting Ray takes is shown apart. --write puts the result into
 benchmarks/INGEST.md.
 """
 
@@ -9,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import shutil
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +29,10 @@ from benchmarks.page import describe_making, replace_part
 from benchmarks.provenance import HERE
 from raydistill.data.images import ImageForm
 from raydistill.data.ingest import Wanted
+from raydistill.data.ingestion import RunBlocks, run_here
 from raydistill.display import Silent
 from raydistill.files import write_json
-from raydistill.ingest_command import RunBlocks, ingest, run_here
+from raydistill.ingest_command import ingest
 
 PAGE = HERE / "INGEST.md"
 HEAD = """# Larger than memory
@@ -68,6 +73,17 @@ def make_sources(folder: Path, images: int, seed: int, side: int) -> dict[str, P
     return {"image folder": folder / "images", "Parquet": folder / "parquet"}
 
 
+@contextmanager
+def bind(cpus: int) -> Iterator[None]:
+    """Let this process, and all that it starts meanwhile, run on so many cores."""
+    every = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(every)[:cpus])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, every)
+
+
 def time_ingest(source: Path, output: Path, run_blocks: RunBlocks) -> float:
     """Seconds of the whole ingest; the output is made anew."""
     shutil.rmtree(output, ignore_errors=True)
@@ -87,7 +103,8 @@ def measure(folder: Path, images: int, seed: int, rounds: int, side: int) -> dic
         for name, source in sources.items():
             for cpus in (1, 2) if turn % 2 == 0 else (2, 1):
                 blocks, output = RayBlocks(cpus=cpus), folder / f"{name} {cpus}"
-                total = time_ingest(source, output, blocks)
+                with bind(cpus):
+                    total = time_ingest(source, output, blocks)
                 times[name][str(cpus)].append(total - blocks.seconds[0])
                 starts.append(blocks.seconds[0])
                 outputs.append(output)
@@ -139,6 +156,7 @@ def format_part(results: list[dict[str, Any]], images: int, seed: int, made: dic
     lines += [
         "",
         f"- Target: at least {TARGET} times. Medians over rounds in which both numbers of CPUs took turns.",
+        "- 1 CPU: driver, Ray and its worker are bound to one core.",
         f"- {CLASSES} classes, to 64x64 RGB; Parquet: 2 files, row groups of {GROUP_ROWS}; seed {seed}.",
         f"- Arrays of both sources, numbers of CPUs and of the one process are identical: {same}.",
         f"- Listing, decoding, writing, finishing and ending Ray count; starting Ray, {start:.1f} s, does not.",

@@ -30,10 +30,11 @@ from benchmarks.provenance import HERE
 from raydistill.config import build_config
 from raydistill.data.images import ImageForm
 from raydistill.data.ingest import Wanted
+from raydistill.data.ingestion import run_here
 from raydistill.display import Silent
 from raydistill.files import Array, read_json, write_json
 from raydistill.in_process import InProcess
-from raydistill.ingest_command import ingest, run_here
+from raydistill.ingest_command import ingest
 from raydistill.pipeline import run_pipeline
 from raydistill.run_folder import RunFolder
 

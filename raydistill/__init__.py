@@ -11,31 +11,60 @@ from typing import TYPE_CHECKING, Any
 from raydistill.version import __version__
 
 if TYPE_CHECKING:
+    from raydistill.classifier import DistilledClassifier
     from raydistill.ensemble import solve_ensemble
+    from raydistill.exported import load_exported
     from raydistill.groups import group_classes
     from raydistill.loading import load_ensemble, load_student, load_teacher
     from raydistill.losses import distillation_loss
+    from raydistill.parts import (
+        choose_temperature,
+        combine_teachers,
+        confusion_affinity,
+        distil_student,
+        train_classifier,
+        train_specialist,
+    )
+    from raydistill.run import Run
     from raydistill.targets import SoftTargets
 
 __all__ = [
+    "DistilledClassifier",
+    "Run",
     "SoftTargets",
     "__version__",
+    "choose_temperature",
+    "combine_teachers",
+    "confusion_affinity",
+    "distil_student",
     "distillation_loss",
     "group_classes",
     "load_ensemble",
+    "load_exported",
     "load_student",
     "load_teacher",
     "solve_ensemble",
+    "train_classifier",
+    "train_specialist",
 ]
 
 _HOMES = {
+    "DistilledClassifier": "classifier",
+    "Run": "run",
     "SoftTargets": "targets",
+    "choose_temperature": "parts",
+    "combine_teachers": "parts",
+    "confusion_affinity": "parts",
+    "distil_student": "parts",
     "distillation_loss": "losses",
     "group_classes": "groups",
     "load_ensemble": "loading",
+    "load_exported": "exported",
     "load_student": "loading",
     "load_teacher": "loading",
     "solve_ensemble": "ensemble",
+    "train_classifier": "parts",
+    "train_specialist": "parts",
 }
 
 

@@ -22,16 +22,25 @@ FEWEST_STEPS = 32  # of a pass; measured: digits, 1078 examples, learn nothing i
 
 @dataclass(frozen=True)
 class Batch:
-    """rows: (B,) row numbers; inputs: (B, ...) in the stored type; labels: (B,); view: which of the rows' views."""
+    """rows: (B,) row numbers; inputs: (B, ...) in the stored type; labels: (B,); view: which of the rows' views.
+
+    partners: (B,) labels of the examples that each is mixed with, own_shares: (B,) its own share; None: not mixed.
+    """
 
     rows: Tensor
     inputs: Tensor
     labels: Tensor
     view: int = 0
+    partners: Tensor | None = None
+    own_shares: Tensor | None = None
 
 
 Sampler = Callable[[torch.Generator], Tensor]
 """Generator -> the row numbers of one epoch, in the order of use, always equally many."""
+
+
+Change = Callable[[Batch, Tensor, int], Batch]
+"""(batch, keys (B,), epoch) -> the batch that is learned from."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,8 @@ class Batches:
     """Batches of one training.
 
     batch_size: examples in a step over all workers; None: by the number of examples. shift: random shifts of up to so
-    many pixels, afresh at each pass. views: the rows' views in turn instead, one a pass.
+    many pixels, afresh at each pass. views: the rows' views in turn instead, one a pass. change: what else is done to a
+    batch, by its keys (B,), the places of its examples in the epoch, and the epoch: see augment.py and mixup.py.
     """
 
     examples: Examples
@@ -49,6 +59,7 @@ class Batches:
     seed: int
     device: torch.device
     views: Views | None = None
+    change: Change | None = None
 
     def rows_of(self, epoch: int) -> Tensor:
         """Row numbers of an epoch."""
@@ -65,7 +76,12 @@ class Batches:
             mine = rows[here]
             inputs = take(mine, shifts if shifts is None else shifts[here].long())
             labels = self.examples.y.index_select(0, mine).to(self.device, non_blocking=True)
-            yield Batch(mine, inputs, labels, view)
+            if self.views is not None:
+                inputs = self.views.change(inputs, mine, view)
+            batch = Batch(mine, inputs, labels, view)
+            if self.change is not None:
+                batch = self.change(batch, torch.arange(len(rows))[here], epoch)
+            yield batch
 
     def _shifts_of(self, rows: Tensor, view: int, generator: torch.Generator) -> Tensor | None:
         """Shifts (N, 2) of an epoch's rows (N,), in their order, if any, in a small type."""
@@ -94,6 +110,16 @@ def choose_batch_size(rows: int) -> int:
 def shuffle_rows(rows: Tensor) -> Sampler:
     """Each row once, in random order."""
     return lambda generator: rows[torch.randperm(len(rows), generator=generator)]
+
+
+def repeat_rows(rows: Tensor, count: int) -> Sampler:
+    """So many rows an epoch: all of them, in random order, again and again; of the last round as many as are left."""
+    rounds = -(-count // len(rows))
+
+    def sample(generator: torch.Generator) -> Tensor:
+        return torch.cat([rows[torch.randperm(len(rows), generator=generator)] for _ in range(rounds)])[:count]
+
+    return sample
 
 
 def mix_seed(*parts: int) -> int:

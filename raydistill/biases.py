@@ -1,7 +1,8 @@
 """Bias repair: new biases for classes that are absent or rare in the transfer set, fitted on labelled examples.
 
-Comes in: labels of the transfer set and of a reference; a student's logits on a labelled split that it has not learned
-from. Goes out: the scarce classes, what to add to their biases, and the student with these biases.
+Comes in: how many examples of each class the transfer set and a reference have; a student's logits on a labelled split
+that it has not learned from. Goes out: the scarce classes, what to add to their biases, and the student with these
+biases.
 
 Source: Hinton, Vinyals, Dean 2015, section 3: a student that has never seen a 3 knows most of them once the bias of
 that class is raised. N examples of the transfer set, R of the reference, K classes, S scarce ones.
@@ -23,14 +24,13 @@ MOST_STEPS = 100  # measured: 10 are enough, with 10 or 523 classes
 CHUNK = 4096  # examples whose probabilities are in memory at once
 
 
-def find_scarce_classes(transfer_labels: Tensor, reference_labels: Tensor, classes: int) -> Tensor:
+def find_scarce_classes(transfer: Tensor, reference: Tensor) -> Tensor:
     """Classes whose share in the transfer set is below a tenth of their share in the reference, (S,), ascending.
 
-    transfer_labels: (N,); reference_labels: (R,); classes: K. A class that the reference lacks is not among them:
-    there is nothing to repair it by.
+    transfer, reference: (K,), how many examples of each class they have. A class that the reference lacks is not among
+    them: there is nothing to repair it by.
     """
-    transfer, reference = (labels.bincount(minlength=classes) for labels in (transfer_labels, reference_labels))
-    scarce = transfer * len(reference_labels) < SCARCE * (reference * len(transfer_labels)).double()
+    scarce = transfer * reference.sum() < SCARCE * (reference * transfer.sum()).double()
     return scarce.nonzero().squeeze(1)
 
 

@@ -13,10 +13,14 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from raydistill.architecture import ArchitectureConfig
 from raydistill.cluster import ClusterConfig
 from raydistill.credentials import check_credentials
 from raydistill.errors import ConfigError
+from raydistill.grow_settings import GrowConfig
+from raydistill.image_settings import ImagesConfig
 from raydistill.sections import Section, describe_validation_error
+from raydistill.tracking.settings import TrackingConfig
 
 
 class SplitsConfig(Section):
@@ -28,8 +32,15 @@ class SplitsConfig(Section):
     """share of the training examples that the search and the choice of student look at"""
     test: float = Field(0.12, gt=0, lt=0.5)
     """share held out for the report, where the data bring no test set of their own"""
+    rare: Literal["refuse", "allow"] = "refuse"
+    """classes with fewer training examples than splits: refuse; or allow them to be absent from confuse, tune or test
+    (an example goes to fit, the next to test, confuse, tune): what such a split measures then leaves them out"""
     keep_apart: str | None = None
-    """name of an array of the data file; examples with the same value stay in one split (typeface, patient, ...)"""
+    """name of an array (npz) or column (parquet, hf); examples with the same value stay in one split (typeface,
+    patient, ...)"""
+    column: str | None = None
+    """name of an array (npz) or column (parquet, hf) that says of each example train, confuse, tune (or validation) or
+    test; a split of which nothing is said is drawn from train"""
 
 
 class GlyphsConfig(Section):
@@ -39,6 +50,9 @@ class GlyphsConfig(Section):
     """random variants of each letter and typeface"""
     size: int = Field(20, ge=8, le=64)
     """height and width of an image, in pixels"""
+
+
+AUGMENTATIONS = ("flip", "crop", "rotate", "colour", "noise", "erase", "mixup")
 
 
 class TrainingConfig(Section):
@@ -54,6 +68,9 @@ class TrainingConfig(Section):
     """decoupled weight decay of AdamW"""
     shift: int = Field(0, ge=0)
     """augmentation: random shifts of an image by up to so many pixels, afresh at each pass"""
+    augment: tuple[str, ...] = ()
+    """more augmentation, on the device: some of flip, crop, rotate, colour, noise, erase, mixup, and your own
+    package.module:function of (batch, generator) that returns a batch"""
     max_norm: float | None = Field(None, gt=0)
     """longest vector of incoming weights that a unit may have; longer ones are shortened to it after each step"""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -64,21 +81,44 @@ class TrainingConfig(Section):
     channels_last: bool = False
     """keep images' channels last in memory while training, which convolutions on a GPU's tensor cores want"""
 
+    @field_validator("augment")
+    @classmethod
+    def _check_augment(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in names if name not in AUGMENTATIONS and ":" not in name]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is unknown; give some of {', '.join(AUGMENTATIONS)}, or module:function")
+        return names
 
-class GeneralistConfig(TrainingConfig):
+
+class GeneralistConfig(ArchitectureConfig, TrainingConfig):
     """The network that knows every class."""
 
     weight_decay: float = Field(0.1, ge=0)
     """decoupled weight decay of AdamW; a generalist that underfits a little leaves more to its specialists"""
     model: str = "mlp"
-    """mlp, cnn, or package.module:function that takes (input_shape, classes, **options) and returns raw logits"""
+    """mlp, cnn, timm:NAME, torchvision:NAME, hf:TYPE, hf:./FOLDER or hf:NAME of transformers, or
+    package.module:function that takes (input_shape, classes, **options) and returns raw logits"""
     options: dict[str, Any] = Field(default_factory=dict)
-    """keyword arguments of the model, for example {hidden: [192, 192]}"""
+    """keyword arguments of the model, for example {hidden: [192, 192]}; of hf:, what overrides its configuration;
+    {pretrained: true} downloads pretrained weights of timm:, torchvision: and hf:NAME"""
+    freeze: tuple[str, ...] = ()
+    """parameters that training leaves as they are, specialists' too: backbone (all but the output layer), a number of
+    first layers, or names such as layer1.* or blocks.0"""
+    checkpoint: str | None = None
+    """a trained generalist's file, .safetensors or a state dict by torch.save: it is taken as it is, not trained"""
     patience: int | None = Field(5, ge=1)
     """training ends when the loss on the confuse split has not improved for so many passes, and the best counts;
     null: it trains in full, and the last counts"""
     workers: int = Field(1, ge=1)
     """data-parallel Ray Train workers; 1 trains in the driver's process on a private Ray, else in one worker"""
+
+    @model_validator(mode="after")
+    def _check_checkpoint(self) -> GeneralistConfig:
+        if self.checkpoint is not None and (self.weights is not None or self.options.get("pretrained")):
+            raise ValueError(
+                "checkpoint is a whole generalist, and weights are where training starts; give one of them"
+            )
+        return self
 
 
 class GroupingConfig(Section):
@@ -131,6 +171,17 @@ class SpecialistsConfig(TrainingConfig):
     share one pool of workers"""
 
 
+class BalanceConfig(Section):
+    """What is done for rare classes, alike for generalist, specialists and student, so that they can be combined."""
+
+    prior: Literal["natural", "sqrt", "equal"] = "natural"
+    """for which shares of classes the probabilities hold: natural, those of the training rows; equal: all classes are
+    as frequent (the logit-adjusted loss of Menon et al. 2021), which is what balanced accuracy wants; sqrt: between"""
+    sampling: Literal["natural", "sqrt", "equal"] = "natural"
+    """how often classes are sampled while training: as they are; equal: all as often; sqrt: between. The loss takes it
+    into account, so that probabilities hold for the shares of balance.prior all the same"""
+
+
 class EnsembleConfig(Section):
     """How generalist and specialists are combined (equation 5)."""
 
@@ -163,7 +214,7 @@ class TeacherConfig(Section):
 
 
 class TransferConfig(Section):
-    """The examples that the student learns from (the transfer set): a part of the training rows."""
+    """The examples that the student learns from (the transfer set): training rows, and examples without labels."""
 
     share: float = Field(1.0, gt=0, le=1)
     """share of each class's training rows"""
@@ -171,6 +222,9 @@ class TransferConfig(Section):
     """names of the classes that it has; left out: all"""
     without: tuple[str, ...] = ()
     """names of classes that it has not"""
+    unlabeled: str | None = None
+    """examples without labels, all of which it has: npz:PATH (array x), arrays:DIR or images:FOLDER (files at any
+    depth, of the run's own size, or decoded as its images are); the student learns them from the teacher alone"""
     repair: Literal["auto", "never"] = "auto"
     """auto: biases of classes that are absent or rare there are fitted on the tune split when the student is trained"""
 
@@ -179,8 +233,8 @@ class TargetsConfig(Section):
     """The cache of soft targets."""
 
     views: int | None = Field(None, ge=1)
-    """shifted views of an image, each with the teacher's answer to that very view, which the student sees in turn; left
-    out: 8 where student.shift is above 0, else 1. The first view is the image as it is"""
+    """views of an image, each with the teacher's answer to that very view, which the student sees in turn; left out: 8
+    where there is a student.shift or student.augment, else 1. The first view is the image as it is"""
 
     dense_classes: int = Field(1024, ge=2)
     """up to so many classes, every log-probability is stored; above, the most important ones and the rest's mass"""
@@ -222,48 +276,78 @@ class SearchConfig(Section):
         return bounds
 
 
-class StudentConfig(TrainingConfig):
+class StudentConfig(ArchitectureConfig, TrainingConfig):
     """The one network that ships."""
 
     epochs: int | None = Field(None, ge=1)
     """passes over the transfer set; left out: 1.8 times the generalist's steps"""
     shift: int = Field(0, ge=0)
     """augmentation: shifts of an image by up to so many pixels, the same for teacher and student (see targets.views)"""
+    augment: tuple[str, ...] = ()
+    """more augmentation of these views: some of flip, crop, rotate, colour, noise, erase"""
     controls: bool = True
     """train the controls too: the same network, steps and seed; without, there is nothing to compare with"""
     labels_patience: int | None = Field(None, ge=1)
     """the control on labels only ends when the tune split has not improved for so many passes; left out: it trains in
     full, as the student does"""
     model: str | None = None
-    """as generalist.model; left out: the generalist's own architecture"""
+    """as generalist.model; left out: the generalist's own architecture, with its input_size and normalise, and, without
+    options of its own, its weights"""
     options: dict[str, Any] = Field(default_factory=dict)
     """keyword arguments of the model"""
+
+    @field_validator("augment")
+    @classmethod
+    def _check_views(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name == "mixup" or ":" in name:
+                raise ValueError(
+                    f"{name!r} is no function of one row, and the teacher's answers are stored by row and view;"
+                    " give it to generalist.augment and specialists.augment alone"
+                )
+        return names
+
+
+class ReportConfig(Section):
+    """What the report shows beside its models."""
+
+    int8: bool = False
+    """the student in 8-bit integers, too, and what that costs; needs pip install 'raydistill[onnx]'"""
 
 
 class Config(Section):
     """All settings of a run."""
 
     data: str
-    """digits, glyphs, npz:PATH (x_train, y_train, optional x_test, y_test, class_names), arrays:DIR (what raydistill
-    ingest wrote), or openml:NAME"""
+    """images:FOLDER (a folder for each class, or train/, test/ and so on of these); 'parquet:PATH?x=COLUMN&y=COLUMN';
+    'hf:NAME@CONFIG?x=COLUMN&y=COLUMN' (or a folder of save_to_disk); 'torchvision:NAME?root=FOLDER'; npz:PATH (x_train,
+    y_train, optional x_test, y_test, class_names); arrays:DIR (what raydistill ingest wrote); openml:NAME; digits;
+    glyphs. Quote names with ? and &, which mean something to shells"""
     run_dir: str
     """folder of the run, or a URI such as s3://bucket/folder: all is written there; the same command resumes it"""
+    grow_from: str | None = None
+    """a finished run on earlier data, whose networks this one starts from; what the new data do not reach is kept"""
     seed: int = Field(0, ge=0, lt=2**31)
     """seed of splits, initial weights, batches and search"""
     splits: SplitsConfig = SplitsConfig()
+    images: ImagesConfig = ImagesConfig()
     glyphs: GlyphsConfig = GlyphsConfig()
     generalist: GeneralistConfig = GeneralistConfig()
     grouping: GroupingConfig = GroupingConfig()
     specialists: SpecialistsConfig = SpecialistsConfig()
+    balance: BalanceConfig = BalanceConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     teacher: TeacherConfig = TeacherConfig()
     transfer: TransferConfig = TransferConfig()
     targets: TargetsConfig = TargetsConfig()
     search: SearchConfig = SearchConfig()
     student: StudentConfig = StudentConfig()
+    grow: GrowConfig = GrowConfig()
+    report: ReportConfig = ReportConfig()
     cluster: ClusterConfig = ClusterConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
-    @field_validator("run_dir", mode="before")
+    @field_validator("run_dir", "grow_from", mode="before")
     @classmethod
     def _take_path(cls, value: Any) -> Any:
         return str(value) if isinstance(value, Path) else value

@@ -219,8 +219,12 @@ class Live:
 
 
 def open_display() -> Display:
-    """The live display on a terminal, plain lines elsewhere; both on standard error."""
+    """An output of its own in a notebook; on standard error, the live display on a terminal, plain lines elsewhere."""
     console = Console(stderr=True)
+    if console.is_jupyter:
+        from raydistill.notebook import Notebook
+
+        return Notebook()
     if console.is_terminal:
         return Live(console)
     return Lines(lambda line: print(line, file=console.file, flush=True))

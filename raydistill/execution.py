@@ -15,12 +15,16 @@ import importlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from raydistill.errors import DiskFullError, RaydistillError, StorageError
 
+if TYPE_CHECKING:
+    from raydistill.data.ingest import Block, Mark, Work
+
 Beat = Callable[[dict[str, Any]], None]
-"""Progress, {"epoch": 2, "epochs": 8, "fraction": 0.25}; "epoch" counts completed ones. Raises LeaseLost, StopTrial."""
+"""Progress, {"epoch": 2, "epochs": 8, "fraction": 0.25}; "epoch" counts completed ones, "recent" has the records of the
+last of them. Raises LeaseLost, StopTrial."""
 JobFunction = Callable[[dict[str, Any], Beat], dict[str, Any]]
 """(arguments, beat) -> result, both JSON."""
 Role = Literal["generalist", "specialist", "trial", "student"]
@@ -131,6 +135,12 @@ class Executor(Protocol):
         self, function: Callable[[Item], Value], items: Sequence[Item], on_done: Callable[[int, int], None]
     ) -> list[Value]:
         """Apply a picklable function of a module to short tasks; values in the order of items; on_done(done, total)."""
+
+    def run_blocks(self, work: Work, blocks: Sequence[Block], on_mark: Callable[[Mark], None]) -> None:
+        """Do blocks of an ingest, anywhere and in any order; on_mark(mark) of each. Raises what on_mark raises.
+
+        Raises DataError and OSError, too, where it is not a record that is at fault, but the storage.
+        """
 
     def run_jobs(self, jobs: Sequence[Job], on_event: Callable[[JobEvent], None], workers: int = 1) -> list[JobOutcome]:
         """Run independent jobs of one role; outcomes in the order of jobs. workers: processes of each, as in `train`.

@@ -289,6 +289,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, metadata
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of what `write_tensors` wrote, without its tensors. Raises OSError, ValueError."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return json.loads((file.metadata() or {}).get("raydistill", "{}"))  # type: ignore[no-any-return]
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is no safetensors file") from error
+
+
 def _system_error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
 

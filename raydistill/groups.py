@@ -86,18 +86,23 @@ def grow_groups(partition: Array, affinity: Sparse | Array, *, overlap: float, s
     to, instead. A group ends with 2 to K - 1 classes. Only classes with some confusion are taken, but for reaching 2.
     Returns members (M, K); groups that became the same are one.
     """
-    classes, affinity = len(partition), csr_array(affinity)
+    affinity = csr_array(affinity)
     members = np.stack([partition == group for group in np.unique(partition)])
-    for row in members:
-        own = int(row.sum())
-        goal = size if size is not None else math.ceil(own * (1 + overlap))
-        goal = min(max(goal, 2, own), classes - 1)
-        pull = affinity[row].sum(axis=0)
-        pull[row] = -1.0
-        candidates = np.argsort(-pull, kind="stable")[: max(0, goal - own)]
-        enough = np.arange(len(candidates)) < 2 - own
-        row[candidates[(pull[candidates] > 0) | enough]] = True
+    members = np.stack([grow_group(row, affinity, overlap=overlap, size=size) for row in members])
     return members[np.sort(np.unique(members, axis=0, return_index=True)[1])]  # a twin would count double in equation 5
+
+
+def grow_group(row: Array, affinity: Sparse, *, overlap: float, size: int | None = None) -> Array:
+    """One group, boolean (K,), with the classes that it takes in; see `grow_groups`. affinity: a csr_array."""
+    row, own = row.copy(), int(row.sum())
+    goal = size if size is not None else math.ceil(own * (1 + overlap))
+    goal = min(max(goal, 2, own), len(row) - 1)
+    pull = affinity[row].sum(axis=0)
+    pull[row] = -1.0
+    candidates = np.argsort(-pull, kind="stable")[: max(0, goal - own)]
+    enough = np.arange(len(candidates)) < 2 - own
+    row[candidates[(pull[candidates] > 0) | enough]] = True
+    return row
 
 
 def measure_mass_covered(members: Array, affinity: Sparse | Array) -> float:

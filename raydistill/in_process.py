@@ -12,6 +12,8 @@ from typing import Any
 
 import optuna
 
+from raydistill.data.ingest import Block, Mark, Work
+from raydistill.data.ingestion import run_here
 from raydistill.execution import (
     Failure,
     Item,
@@ -46,6 +48,10 @@ class InProcess:
             values.append(function(item))
             on_done(len(values), len(items))
         return values
+
+    def run_blocks(self, work: Work, blocks: Sequence[Block], on_mark: Callable[[Mark], None]) -> None:
+        """Do the blocks in turn."""
+        run_here(work, blocks, on_mark)
 
     def run_jobs(self, jobs: Sequence[Job], on_event: Callable[[JobEvent], None], workers: int = 1) -> list[JobOutcome]:
         """Run the jobs in turn. Raises JobFailed after all others have run, or ValueError for several workers."""

@@ -8,49 +8,25 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from filelock import FileLock, Timeout
+from typing import Literal
 
 from raydistill.data.images import ImageForm
-from raydistill.data.ingest import (
-    DOWNLOADED,
-    Block,
-    Mark,
-    Tally,
-    Wanted,
-    Work,
-    open_source,
-    plan_blocks,
-    prepare_work,
-    write_blocks,
-)
-from raydistill.data.ingested import finish_arrays, hash_blocks, read_record
+from raydistill.data.ingest import Wanted
+from raydistill.data.ingestion import Ingested, RunBlocks, ingest_source, run_here
 from raydistill.display import Display, open_display
-from raydistill.errors import ConfigError, DataError
+from raydistill.errors import ConfigError
+from raydistill.image_settings import DEFAULT_LIMIT, read_limit
 
-DEFAULT_SIZE, DEFAULT_LIMIT = 64, 0.01
-OURS = {".lock", "work", "corrupt.json", "x.npy", "y.npy", "classes.json", "parts.json", "checksums.npy"}
-
-RunBlocks = Callable[[Work, Sequence[Block], Callable[[Mark], None]], None]
-"""Does all blocks, anywhere and in any order, and calls back with each finished one; what that raises ends the work."""
-
-
-@dataclass(frozen=True)
-class Ingested:
-    """record: what arrays.json holds. decoded: blocks that were decoded now; 0 where all were finished before."""
-
-    record: dict[str, Any]
-    decoded: int
+DEFAULT_SIZE = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `raydistill ingest`."""
-    parser.add_argument("source", help="folder of class folders of images, Parquet, saved dataset, or hf:NAME[@CONFIG]")
+    parser.add_argument(
+        "source", help="folder of class folders of images, Parquet, saved dataset, hf:NAME[@CONFIG] or torchvision:NAME"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the arrays; resumes there")
     parser.add_argument("--size", type=int, default=DEFAULT_SIZE, help="height and width of images (default 64)")
     parser.add_argument("--channels", type=int, choices=(1, 3), default=3, help="1: grey, 3: RGB (default)")
@@ -69,30 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--x-column", help="of Parquet and datasets: encoded images, or vectors")
     parser.add_argument("--label-column", help="of Parquet and datasets: integers or text")
+    parser.add_argument("--split-column", help="of Parquet and datasets: train, confuse, tune or test of each record")
+    parser.add_argument("--keep-apart", metavar="COLUMN", help="column kept for splits.keep_apart of runs")
     parser.add_argument("--backend", choices=("ray", "none"), default="ray", help="none: in this process, without Ray")
     parser.add_argument("--address", help="of a Ray cluster; left out: RAY_ADDRESS, else a private Ray on this machine")
     parser.add_argument("-v", "--verbose", action="store_true", help="let Ray speak")
 
 
-def read_limit(text: str) -> int | float:
-    """A number of records, or a share of them. Raises ConfigError for anything else."""
-    try:
-        if text.isdecimal():
-            return int(text)
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise ConfigError(
-            f"max_corrupt: {text!r} is not allowed; give a number of records such as 10, or a share such as 0.01 or 1%"
-        )
-    return share
-
-
 def run_ingest(given: argparse.Namespace) -> str:
     """Ingest as asked; returns what to tell the user. Raises RaydistillError."""
     form = make_form(given.size, given.channels, given.resize)
-    wanted = Wanted(given.source, form, given.x_column, given.label_column)
+    columns = (given.x_column, given.label_column, given.split_column, given.keep_apart)
+    wanted = Wanted(given.source, form, *columns)
     with closing(open_display()) as display:
         run_blocks = choose_backend(given.backend, given.address, given.verbose)
         result = ingest(wanted, given.output, limit=given.max_corrupt, run_blocks=run_blocks, display=display)
@@ -115,82 +79,14 @@ def choose_backend(backend: str, address: str | None, verbose: bool) -> RunBlock
     return RayBlocks(address, verbose)
 
 
-def run_here(work: Work, blocks: Sequence[Block], on_mark: Callable[[Mark], None]) -> None:
-    """All blocks in this process, in turn."""
-    for mark in write_blocks(work, blocks):
-        on_mark(mark)
-
-
 def ingest(wanted: Wanted, output: Path, *, limit: int | float, run_blocks: RunBlocks, display: Display) -> Ingested:
-    """Ingest a source, or go on with it. limit: corrupt records at most, a number or a share.
-
-    Raises DataError where source or output cannot be used, or more records are corrupt; nothing is overwritten.
-    """
-    output = output.expanduser().absolute()
-    check_output(output)
-    output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise DataError(f"output: {str(output)!r} is in use by another ingest; wait for it, or give another") from None
-    try:
-        return _ingest(wanted, output, limit, run_blocks, display)
-    finally:
-        lock.release()
-
-
-def check_output(output: Path) -> None:
-    """Raise DataError for a folder that holds anything but an ingest."""
-    if output.exists() and not output.is_dir():
-        raise DataError(f"output: {str(output)!r} is a file; give a folder")
-    if not output.exists() or (output / "arrays.json").exists():
-        return
-    others = sorted({entry.name for entry in output.iterdir()} - OURS)
-    if others:
-        raise DataError(
-            f"output: {str(output)!r} holds {others[0]!r}, which is no ingest's; give a new or empty folder"
-        )
-
-
-def _ingest(wanted: Wanted, output: Path, limit: int | float, run_blocks: RunBlocks, display: Display) -> Ingested:
+    """Ingest a source as the one stage of a display; see `ingest_source`. Raises DataError; nothing is overwritten."""
     began = time.monotonic()
     display.begin_stage("ingest", 1, 1)
-    if (output / "arrays.json").exists():
-        record = check_finished(wanted, output)
-        display.end_stage(time.monotonic() - began, skipped=True)
-        return Ingested(record, 0)
-    catalogue = open_source(wanted, output)
-    blocks = plan_blocks(catalogue, wanted)
-    for name in catalogue.left_out:
-        display.note(f"left out: {name}")
-    tally = Tally(catalogue, blocks, limit, output)
-    work = prepare_work(output, catalogue)
-
-    def on_mark(mark: Mark) -> None:
-        tally.add(mark)
-        text = f"{tally.done:,} of {tally.total:,} records, {len(tally.corrupt):,} corrupt"
-        display.update(tally.done / tally.total, text)
-
-    run_blocks(work, blocks, on_mark)
-    record = finish_arrays(output, catalogue, wanted, blocks, work, tally)
-    display.end_stage(time.monotonic() - began, skipped=False)
-    return Ingested(record, sum(mark.decoded for mark in tally.marks.values()))
-
-
-def check_finished(wanted: Wanted, output: Path) -> dict[str, Any]:
-    """The record of a finished folder. Raises DataError where it is not what is wanted now."""
-    record = read_record(output)
-    if wanted.source.startswith(DOWNLOADED):  # not fetched again
-        same = record["settings"] == asdict(wanted)
-    else:
-        same = record["key"] == hash_blocks(plan_blocks(open_source(wanted, output), wanted))
-    if not same:
-        raise DataError(
-            f"output: {str(output)!r} holds arrays of another source, of other settings, or of files that have"
-            " changed since; give another --output, or remove it"
-        )
-    return record
+    finished = (output / "arrays.json").exists()
+    result = ingest_source(wanted, output, limit=limit, run_blocks=run_blocks, update=display.update, note=display.note)
+    display.end_stage(time.monotonic() - began, skipped=finished)
+    return result
 
 
 def describe_result(output: Path, result: Ingested) -> str:

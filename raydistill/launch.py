@@ -10,14 +10,17 @@ from pathlib import Path
 
 from raydistill.cluster import WORKERS
 from raydistill.config import Config
+from raydistill.data.arrays import open_examples
 from raydistill.display import Display, format_seconds, open_display
 from raydistill.errors import ConfigError
 from raydistill.execution import Executor
 from raydistill.pipeline import run_pipeline
 from raydistill.run_folder import RunFolder
 from raydistill.stages.groups import describe_plan
+from raydistill.stages.growth import decide_specialists, describe_decisions
 from raydistill.stages.networks import read_training
 from raydistill.stages.roles import count_workers
+from raydistill.tracking.watch import watch
 
 SHOWN_GROUPS = 40
 
@@ -32,7 +35,7 @@ def launch(
     display: Display | None = None,
 ) -> RunFolder:
     """Run the pipeline, or its stages up to `until`. on_change, start_from: see RunFolder.open."""
-    shown = display or open_display()
+    shown = watch(config, display or open_display())
 
     def start_executor(run: RunFolder) -> Executor:
         return open_executor(config, run, verbose, shown.note)
@@ -47,8 +50,13 @@ def launch(
     )
 
 
-def open_executor(config: Config, run: RunFolder, verbose: bool, note: Callable[[str], None]) -> Executor:
-    """Ray, or this process alone. note: is told why the executor waits. Raises ConfigError at what it cannot do."""
+def open_executor(
+    config: Config, run: RunFolder, verbose: bool, note: Callable[[str], None], node_seconds: float | None = None
+) -> Executor:
+    """Ray, or this process alone. note: is told why the executor waits; node_seconds: how long, if not as usual.
+
+    Raises ConfigError at what it cannot do.
+    """
     cluster = config.cluster
     if cluster.backend == "none":
         for role, workers in count_workers(config).items():
@@ -66,6 +74,7 @@ def open_executor(config: Config, run: RunFolder, verbose: bool, note: Callable[
         cluster=cluster,
         workers=count_workers(config),
         note=note,
+        node_seconds=node_seconds,
     )
 
 
@@ -79,7 +88,7 @@ def format_plan(run: RunFolder) -> str:
     if len(plan["groups"]) > SHOWN_GROUPS:
         lines.append(f"      … and {len(plan['groups']) - SHOWN_GROUPS} more in {run.stage_folder('groups')}")
     stability = plan["stability"]
-    passes = len(read_training(run.stage_folder("generalist"))["history"])
+    passes = read_training(run.stage_folder("generalist"))["history"][-1]["epoch"]
     lines += [
         "",
         f"The groups hold {plan['mass_covered']:.0%} of the confusion,"
@@ -92,5 +101,7 @@ def format_plan(run: RunFolder) -> str:
         lines.append(
             f"Stability of the groups under resampling: adjusted Rand index {sum(stability) / len(stability):.2f}."
         )
+    config = run.read_config()
+    lines += describe_decisions(decide_specialists(run, config, open_examples(run)))
     seconds = run.read_manifest()["stages"]["generalist"]["seconds"]
     return "\n".join([*lines, f"The generalist took {format_seconds(seconds)} for {passes} passes."])

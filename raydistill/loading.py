@@ -32,7 +32,9 @@ def load_student(run_dir: Path | str, name: str = STUDENT) -> nn.Module:
         raise RunFolderError(f"name: {name!r} is not allowed; give one of {', '.join(list_students(config))}")
     folder = run.student_folder(name)
     if not is_trained(folder):
-        raise RunFolderError(f"run_dir: {run.location!r} has no finished {name!r}; run raydistill run first")
+        raise RunFolderError(
+            f"run_dir: {run.location!r} has no finished {name!r}; raydistill status {run.location} tells how far it is"
+        )
     return load_weights(build_student(run, config, open_examples(run)), folder)
 
 
@@ -46,7 +48,10 @@ def load_ensemble(run_dir: Path | str) -> Ensemble:
     if not has_specialists(config):
         raise RunFolderError(f"run_dir: {run.location!r} has no specialists; load its teacher with load_teacher")
     if "specialists" not in run.read_manifest()["stages"]:
-        raise RunFolderError(f"run_dir: {run.location!r} has no finished specialists; run raydistill run first")
+        raise RunFolderError(
+            f"run_dir: {run.location!r} has no finished specialists;"
+            f" raydistill status {run.location} tells how far it is"
+        )
     return load_ensemble_from(run, config, open_examples(run))
 
 
@@ -58,6 +63,8 @@ def load_teacher(run_dir: Path | str) -> Callable[[Tensor], Tensor]:
     run = RunFolder(run_dir)
     config = run.read_config()
     if "targets" not in run.read_manifest()["stages"]:
-        raise RunFolderError(f"run_dir: {run.location!r} has no finished teacher; run raydistill run first")
+        raise RunFolderError(
+            f"run_dir: {run.location!r} has no finished teacher; raydistill status {run.location} tells how far it is"
+        )
     teachers, name = load_teachers(run, config, open_examples(run)), student_teacher(config)
     return lambda batch: teachers.answer(batch, torch.arange(len(batch))).log_probs[name]

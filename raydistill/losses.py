@@ -32,12 +32,13 @@ def distillation_loss(
 ) -> Tensor:
     """Weighted sum of cross-entropies with soft targets and with labels.
 
-    loss = (1 - label_weight) · temperature² · H(softmax(log q / temperature), softmax(z / temperature))
-           + label_weight · H(label, softmax(z))
+    loss = (1 - w) · temperature² · H(softmax(log q / temperature), softmax(z / temperature)) + w · H(label, softmax(z))
+
+    where w is label_weight for an example with a label, and 0 for one without: it learns from the teacher alone.
 
     logits: (B, K) raw z. target_log_probs: (B, K) log q of the teacher at temperature 1; no gradient flows into them.
-    labels: (B,) class indices; None where label_weight is 0. temperature: > 0, finite. label_weight: 0 to 1.
-    Returns (B,) nats. temperature² keeps the soft gradients' size when the temperature changes (section 2).
+    labels: (B,) class indices, -1 for none; None where label_weight is 0. temperature: > 0, finite. label_weight: 0 to
+    1. Returns (B,) nats. temperature² keeps the soft gradients' size when the temperature changes (section 2).
     """
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature: {temperature} is not allowed; give a finite number above 0")
@@ -45,7 +46,7 @@ def distillation_loss(
         raise ValueError(f"label_weight: {label_weight} is not allowed; give a number from 0 to 1")
     if labels is None and label_weight > 0:
         raise ValueError(f"labels: missing, but label_weight is {label_weight}; give labels or label_weight=0")
-    if label_weight == 1 and labels is not None:
+    if label_weight == 1 and labels is not None and bool((labels >= 0).all()):
         return cross_entropy(logits, labels, reduction="none")
     with torch.no_grad():
         targets = soften(target_log_probs, temperature)
@@ -70,7 +71,8 @@ def distil(
     """`distillation_loss` with targets (B, K) that are softened already; its settings are not checked again.
 
     With p the targets and s = z / T:  H(p, softmax(s)) = logsumexp(s) - Σ p s,  and its gradient by z is
-    (softmax(s) - p) / T; so with the factor T² the gradient is T (softmax(s) - p).
+    (softmax(s) - p) / T; so with the factor T² the gradient is T (softmax(s) - p). Where a label is -1, label_weight
+    counts as 0.
     """
     if labels is None:
         labels = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)  # of no weight
@@ -82,21 +84,19 @@ def distil(
 def _distil_by_operations(
     logits: Tensor, targets: Tensor, labels: Tensor, temperature: float, label_weight: float
 ) -> WithGradient:
-    soft_weight = (1 - label_weight) * temperature
-    targets = targets.to(logits.dtype)
+    label_weights = label_weight * (labels >= 0).to(logits.dtype)  # (B,)
+    soft_weights, targets = (1 - label_weights) * temperature, targets.to(logits.dtype)
     scaled = logits / temperature if temperature != 1 else logits
     probs = softmax(scaled, dim=1)
     common = torch.bmm(targets.unsqueeze(1), scaled.unsqueeze(2)).flatten()
-    loss = (log_sum(scaled, probs) - common).mul_(soft_weight * temperature)
-    gradient = (probs - targets).mul_(soft_weight / len(logits))
+    loss = (log_sum(scaled, probs) - common).mul_(soft_weights * temperature)
+    gradient = (probs - targets).mul_((soft_weights / len(logits)).unsqueeze(1))
     if label_weight > 0:
-        column = labels.unsqueeze(1)
+        column, shares = labels.clamp_min(0).unsqueeze(1), (label_weights / len(logits)).unsqueeze(1)
         if temperature != 1:
             probs = softmax(logits, dim=1)
-        loss += label_weight * (log_sum(logits, probs) - logits.gather(1, column).squeeze(1))
-        share = label_weight / len(logits)
-        gradient.add_(probs, alpha=share)
-        gradient.scatter_add_(1, column, torch.full_like(column, -share, dtype=gradient.dtype))
+        loss += label_weights * (log_sum(logits, probs) - logits.gather(1, column).squeeze(1))
+        gradient.addcmul_(probs, shares).scatter_add_(1, column, -shares)
     return loss, gradient
 
 

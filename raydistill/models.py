@@ -17,22 +17,33 @@ import torch
 from torch import Tensor, nn
 
 from raydistill.data.arrays import Normalisation
-from raydistill.errors import ModelError
+from raydistill.errors import ModelError, describe_in_line
+from raydistill.hugging_face import build_hugging_face
+from raydistill.inputs import (
+    Body,
+    ChannelsFirst,
+    check_input,
+    check_statistics,
+    choose_statistics,
+    list_first_layers,
+    resize_shape,
+)
+from raydistill.libraries import build_timm, build_torchvision
+from raydistill.outputs import find_output_layer, list_output_layers
+
+__all__ = ["Model", "build_model", "count_parameters", "find_constructor", "find_output_layer", "list_output_layers"]
 
 
-class Normalise(nn.Module):
-    """(x - mean) / std, in float32."""
+class Model(nn.Sequential):
+    """First layers and a network, in one. Call it with a batch (B, ...) in the stored type for logits (B, K).
 
-    def __init__(self, mean: float, std: float) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.inverse_std: Tensor
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
-        self.register_buffer("inverse_std", torch.tensor(1.0 / std, dtype=torch.float32))
+    largest_activation: numbers that its largest layer makes of an example; vocabulary: token ids that it knows, if it
+    takes such; note: what to tell the user of the weights it starts from.
+    """
 
-    def forward(self, batch: Tensor) -> Tensor:
-        """batch: (B, ...) of any number type; returns float32 of the same shape."""
-        return (batch.float() - self.mean) * self.inverse_std
+    largest_activation: int = 1
+    vocabulary: int | None = None
+    note: str = ""
 
 
 def mlp(
@@ -52,16 +63,6 @@ def mlp(
         layers += [nn.Dropout(dropout)] if dropout else []
         width = units
     return nn.Sequential(*layers, nn.Linear(width, classes))
-
-
-class ChannelsFirst(nn.Module):
-    """Images (B, H, W), (B, H, W, C) or (B, C, H, W) as (B, C, H, W); channels are last where there are 1, 3 or 4."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return (B, C, H, W)."""
-        if images.dim() == 3:
-            return images.unsqueeze(1)
-        return images.movedim(-1, 1) if images.shape[-1] in (1, 3, 4) else images
 
 
 def cnn(
@@ -99,7 +100,8 @@ def find_constructor(name: str) -> Callable[..., nn.Module]:
         return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
     except (ImportError, AttributeError, ValueError) as error:
         raise ModelError(
-            f"model: {name!r} is not allowed ({error}); give mlp, cnn, or an importable package.module:function"
+            f"model: {name!r} is not allowed ({error}); give mlp, cnn, timm:NAME, torchvision:NAME, hf:NAME_OR_PATH, or"
+            " an importable package.module:function"
         ) from None
 
 
@@ -111,45 +113,108 @@ def build_model(
     classes: int,
     normalisation: Normalisation,
     seed: int,
-) -> nn.Module:
-    """Build a network with seeded weights. Raises ModelError if it cannot be built or its output is not (B, K)."""
-    constructor = find_constructor(name)
+    dtype: torch.dtype = torch.float32,
+    input_size: Sequence[int] | None = None,
+    normalise: str = "data",
+    filled: bool = False,
+    start: bool = True,
+    field: str = "generalist",
+) -> Model:
+    """Build a network with seeded weights.
+
+    input_shape, dtype: of an example as it is stored. input_size, normalise: see ArchitectureConfig. filled: whether
+    weights from elsewhere will be loaded. start: with pretrained weights where the options ask for them; else it is to
+    be filled, and nothing is read. field: the section of settings that errors name.
+    Raises ModelError if it cannot be built, cannot take such examples, or its output is not (B, K).
+    """
+    shape = resize_shape(input_shape, input_size, field)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        try:
-            network = constructor(input_shape, classes, **options)
-        except TypeError as error:
-            raise ModelError(f"model: {name!r} does not take options {dict(options)} ({error})") from None
-    model = nn.Sequential(OrderedDict(normalise=Normalise(normalisation.mean, normalisation.std), network=network))
-    check_output(model, name, input_shape, classes)
+        body = build_body(name, options, shape, classes, start=start, field=field)
+    check_input(body, name, input_shape, dtype, field)
+    chosen = normalise if start else "data" if normalise in ("auto", "model") else normalise  # weights bring theirs
+    statistics = choose_statistics(chosen, body, normalisation, dtype, filled=filled, field=field)
+    check_statistics(statistics, body, input_shape, field)
+    if body.takes == "tokens" and input_size is not None:
+        raise ModelError(f"{field}.input_size: {tuple(input_size)} is for images; leave it out for token ids")
+    first = list_first_layers(body, statistics, input_shape, input_size)
+    model = Model(OrderedDict([*first, ("network", body.network)]))
+    model.vocabulary, model.note = body.vocabulary, body.note
+    model.largest_activation = check_output(model, name, input_shape, classes, dtype, field)
     return model
 
 
-def check_output(model: nn.Module, name: str, input_shape: tuple[int, ...], classes: int) -> None:
-    """Raise ModelError if the model does not map (2, ...) to (2, K)."""
-    training = model.training
+def build_body(
+    name: str, options: Mapping[str, Any], input_shape: tuple[int, ...], classes: int, *, start: bool, field: str
+) -> Body:
+    """The network without its first layers. Raises ModelError for a name or options that are not allowed."""
+    library = name.partition(":")[0]
+    try:
+        if library == "hf":
+            return build_hugging_face(name, options, input_shape, classes, start=start, field=field)
+        if library in LIBRARIES:
+            return LIBRARIES[library](name, options, classes, start=start, field=field)
+    except (TypeError, ValueError, AssertionError, RuntimeError, KeyError) as error:
+        raise wrong_options(name, options, error, field) from None
+    try:
+        return Body(find_constructor(name)(input_shape, classes, **options))
+    except TypeError as error:
+        raise wrong_options(name, options, error, field) from None
+
+
+def wrong_options(name: str, options: Mapping[str, Any], error: Exception, field: str) -> ModelError:
+    """The error for options that a constructor refuses."""
+    return ModelError(
+        f"{field}.model: {name!r} does not take options {dict(options)} ({describe_in_line(error)[:300]})"
+    )
+
+
+def check_output(
+    model: nn.Module, name: str, input_shape: tuple[int, ...], classes: int, dtype: torch.dtype, field: str
+) -> int:
+    """Numbers in the largest output of a layer for an example. Raises ModelError if (2, ...) does not give (2, K)."""
+    largest = [1]
+
+    def measure(layer: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            largest[0] = max(largest[0], output.numel() // 2)
+
+    training, hooks = model.training, [layer.register_forward_hook(measure) for layer in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
-            shape = tuple(model(torch.zeros(2, *input_shape)).shape)
-    except RuntimeError as error:
+            output = model(torch.zeros(2, *input_shape, dtype=dtype))
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
         raise ModelError(
-            f"model: {name!r} fails on an input of shape {input_shape}: {str(error).splitlines()[0]}"
+            f"{field}.model: {name!r} fails on an input of shape {input_shape}: {describe_in_line(error)[:300]}"
+            f"{suggest_size(name, input_shape)}"
         ) from None
-    model.train(training)
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    shape = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
     if shape != (2, classes):
         raise ModelError(
-            f"model: {name!r} gives {shape} for 2 examples;"
+            f"{field}.model: {name!r} gives {shape} for 2 examples;"
             f" its last layer must give one raw logit for each of {classes} classes"
         )
+    return largest[0]
 
 
-def find_output_layer(model: nn.Module, classes: int) -> nn.Linear | None:
-    """The last linear layer with K outputs, or None."""
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == classes]
-    return layers[-1] if layers else None
+def suggest_size(name: str, input_shape: tuple[int, ...]) -> str:
+    """A remedy for inputs that a model of a library cannot take, or nothing for other models."""
+    if name.partition(":")[0] not in ("hf", *LIBRARIES):
+        return ""
+    if len(input_shape) == 1:
+        return "; set options of the model, such as max_position_embeddings and pad_token_id, or give shorter examples"
+    return "; resize images by input_size, such as 224, or set options of the model, such as img_size or image_size"
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Number of trained numbers."""
-    return sum(parameter.numel() for parameter in model.parameters())
+def count_parameters(*models: nn.Module) -> int:
+    """Number of parameters; those that several models share count once."""
+    distinct = {parameter.data_ptr(): parameter.numel() for model in models for parameter in model.parameters()}
+    return sum(distinct.values())
+
+
+LIBRARIES: dict[str, Callable[..., Body]] = {"timm": build_timm, "torchvision": build_torchvision}

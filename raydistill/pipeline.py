@@ -15,22 +15,34 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from raydistill.architecture import (
+    check_files,
+    generalist_architecture,
+    identify_architecture,
+    student_architecture,
+)
 from raydistill.config import Config
 from raydistill.confusion import MOST_PREDICTIONS
+from raydistill.data.augment import check_augment
 from raydistill.data.sources import check_source, identify_source
+from raydistill.data.unlabeled import check_unlabeled, identify_unlabeled
 from raydistill.display import Display
 from raydistill.errors import ConfigError
 from raydistill.execution import Executor
+from raydistill.onnx_file import check_onnx
 from raydistill.report import build_report
-from raydistill.run_folder import RunFolder
+from raydistill.run_folder import ORIGIN, RunFolder
 from raydistill.stages.context import Context, Stage
 from raydistill.stages.data import prepare_data, split_data
+from raydistill.stages.fit import check_networks
 from raydistill.stages.generalist import run_generalist, run_seeds
 from raydistill.stages.groups import count_groups, find_groups, measure_confusions
-from raydistill.stages.networks import build_generalist, build_student
+from raydistill.stages.growth import check_warm
+from raydistill.stages.origin import copy_origin, find_origin, identify_origin
+from raydistill.stages.repair import check_repair
 from raydistill.stages.roles import has_specialists, wants_stage
 from raydistill.stages.specialists import are_enough, run_specialists
-from raydistill.stages.student import check_repair, run_search, run_students
+from raydistill.stages.student import run_search, run_students
 from raydistill.stages.teacher import (
     build_views,
     cache_targets,
@@ -40,9 +52,17 @@ from raydistill.stages.teacher import (
 )
 
 PIPELINE = (
-    Stage("data", (), identify_source, prepare_data),
-    Stage("splits", ("data",), lambda config: [config.splits, config.seed], split_data),
-    Stage("generalist", ("data", "splits"), lambda config: [config.generalist, config.seed], run_generalist),
+    Stage(ORIGIN, (), identify_origin, copy_origin),
+    Stage(
+        "data", (), lambda config: identify_source(config) | identify_unlabeled(config.transfer.unlabeled), prepare_data
+    ),
+    Stage("splits", (ORIGIN, "data"), lambda config: [config.splits, config.seed], split_data),
+    Stage(
+        "generalist",
+        (ORIGIN, "data", "splits"),
+        lambda config: [*_generalist_settings(config), config.seed, *_growth(config)],
+        run_generalist,
+    ),
     Stage(
         "confusion",
         ("data", "splits", "generalist"),
@@ -51,7 +71,7 @@ PIPELINE = (
     ),
     Stage(
         "groups",
-        ("data", "splits", "confusion"),
+        (ORIGIN, "data", "splits", "confusion"),
         lambda config: [
             config.grouping,
             config.specialists.groups,
@@ -63,9 +83,12 @@ PIPELINE = (
     ),
     Stage(
         "specialists",
-        ("data", "splits", "generalist", "groups"),
+        (ORIGIN, "data", "splits", "generalist", "groups"),
         lambda config: [
             config.specialists.model_dump(mode="json", exclude={"on_failure"}),
+            config.balance,
+            list(config.generalist.freeze),
+            *_growth(config),
             _default_passes(config),
             config.seed,
         ],
@@ -74,8 +97,8 @@ PIPELINE = (
     ),
     Stage(
         "seeds",
-        ("data", "splits"),
-        lambda config: [config.generalist, config.teacher.seeds, config.seed],
+        (ORIGIN, "data", "splits"),
+        lambda config: [*_generalist_settings(config), config.teacher.seeds, config.seed, *_growth(config)],
         run_seeds,
     ),
     Stage(
@@ -92,28 +115,32 @@ PIPELINE = (
             config.specialists.dustbin,
             config.teacher,
             config.targets,
-            config.transfer.model_dump(mode="json", exclude={"repair"}),
+            config.transfer.model_dump(mode="json", exclude={"repair", "unlabeled"}),
             config.student.shift,
+            config.student.augment,
             config.seed,
         ],
         cache_targets,
     ),
     Stage(
         "search",
-        ("data", "splits", "targets"),
+        (ORIGIN, "data", "splits", "targets"),
         lambda config: [config.search, *_student_settings(config)],
         run_search,
     ),
     Stage(
         "student",
-        ("data", "splits", "targets", "search"),
+        (ORIGIN, "data", "splits", "targets", "search"),
         lambda config: [config.transfer.repair, *_student_settings(config)],
         run_students,
     ),
     Stage(
         "report",
-        ("data", "splits", "generalist", "groups", "specialists", "seeds", "ensemble", "targets", "search", "student"),
-        lambda config: None,
+        (
+            *(ORIGIN, "data", "splits", "generalist", "groups", "specialists", "seeds", "ensemble", "targets"),
+            *("search", "student"),
+        ),
+        lambda config: [config.report],
         build_report,
     ),
 )
@@ -133,6 +160,10 @@ def run_pipeline(
     Raises RaydistillError before any training if data, settings, models or the folder cannot be used.
     """
     check_source(config.data)
+    check_unlabeled(config.transfer.unlabeled)
+    check_files(config)
+    if config.grow_from is not None:
+        find_origin(config)
     stages = list_stages(config, until)
     run = RunFolder(config.run_dir)
     lock = run.acquire_lock()
@@ -183,12 +214,16 @@ def check_fit(context: Context) -> None:
     """Whether models, groups, transfer set, views and targets fit the data. Raises ModelError or ConfigError."""
     if has_specialists(context.config):
         count_groups(context.config, context.examples.classes)
-    build_generalist(context.run, context.config, context.examples)
-    student = build_student(context.run, context.config, context.examples)
+    generalist, student = check_networks(context)
+    check_warm(context.run, context.config, context.examples, generalist, student)
     transfer = select_transfer_rows(context.run, context.config, context.examples)
     check_repair(context.run, context.config, context.examples, student, transfer)
-    build_views(context.config, context.examples)
+    build_views(context.run, context.config, context.examples)
+    for name in ("generalist", "specialists", "student"):
+        check_augment(f"{name}.augment", getattr(context.config, name).augment, context.examples.input_shape)
     choose_tail_rank(context.config.targets, context.examples.classes)
+    if context.config.report.int8:
+        check_onnx("report.int8")
 
 
 def to_json(value: Any) -> Any:
@@ -200,7 +235,25 @@ def to_json(value: Any) -> Any:
 
 def _student_settings(config: Config) -> list[Any]:
     """What decides a student's training."""
-    return [config.student, config.teacher.kind, _student_model(config), _default_passes(config), config.seed]
+    return [
+        config.student,
+        config.balance,
+        config.teacher.kind,
+        _student_model(config),
+        _default_passes(config),
+        config.seed,
+        *_growth(config),
+    ]
+
+
+def _generalist_settings(config: Config) -> list[Any]:
+    """What decides a generalist's training, but its seed."""
+    return [config.generalist, identify_architecture(generalist_architecture(config)), config.balance]
+
+
+def _growth(config: Config) -> list[Any]:
+    """What decides how networks grow; nothing in a run that does not."""
+    return [] if config.grow_from is None else [config.grow]
 
 
 def _default_passes(config: Config) -> Any:
@@ -209,5 +262,5 @@ def _default_passes(config: Config) -> Any:
 
 
 def _student_model(config: Config) -> Any:
-    """The student's architecture: the generalist's, if it has none of its own."""
-    return [config.generalist.model, config.generalist.options] if config.student.model is None else None
+    """The student's architecture, which is the generalist's if it has none of its own, and its files' checksums."""
+    return identify_architecture(student_architecture(config))

@@ -1,8 +1,9 @@
 """The run folder: the only thing that stages share, and the only mechanism of resuming.
 
     manifest.json      configuration, version, and for each finished stage its key, seconds, and its files' checksums
-    01_data/ …         one folder a stage, in the order of the pipeline
+    01_data/ …         one folder a stage, in the order of the pipeline; 00_origin/ of a run that grows from another
     timings/           how long things took; read by the report, never by a stage's key
+    ingest/            records that are decoded, while the data stage runs
     ray/               scratch of Ray's own; never read back
 
 A stage's key hashes its settings, the version of the package and the checksums of its inputs. A stage whose key stands
@@ -51,6 +52,8 @@ from raydistill.storage import Mirror
 from raydistill.store_lock import StoreLock
 from raydistill.version import __version__
 
+ORIGIN = "origin"
+"""The stage before all others, in runs that grow from another."""
 STAGES = (
     "data",
     "splits",
@@ -66,7 +69,7 @@ STAGES = (
     "report",
 )
 FORMAT = 1
-_NOT_RESULTS = ("run_dir", "cluster")  # settings that change where and how fast, not what
+_NOT_RESULTS = ("run_dir", "cluster", "tracking")  # settings that change where, how fast and who watches, not what
 
 
 class RunFolder:
@@ -92,13 +95,18 @@ class RunFolder:
 
         Raises StorageError if the store does not give it as the manifest says.
         """
-        folder = self.path / f"{STAGES.index(stage) + 1:02d}_{stage}"
+        folder = self.path / f"{(ORIGIN, *STAGES).index(stage):02d}_{stage}"
         if self._mirror and stage not in self._current:
             self._current.add(stage)
             record = self.read_manifest()["stages"].get(stage)
             if record is not None:
                 self._mirror.pull(folder, record["files"])
         return folder
+
+    @property
+    def ingest_folder(self) -> Path:
+        """Where records are decoded before the data stage takes them; outside of what a store follows."""
+        return self.path.with_name(f"{self.path.name}.ingest") if self._mirror else self.path / "ingest"
 
     def specialist_folder(self, index: int) -> Path:
         """Folder of one specialist."""
@@ -132,24 +140,30 @@ class RunFolder:
                 f"start_from: {source.location!r} is this very run folder; give that of another run, or leave it out"
             )
         if not self._has_manifest():
-            self._check_unused()
+            self.check_unused()
             if source is not None:
                 source.check_source()
             self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.manifest_path, _new_manifest(settings, source))
             return
+        refusal, manifest = self.describe_refusal(config), self.read_manifest()
+        if refusal and on_change == "refuse":
+            raise RunFolderError(refusal)
+        if manifest["settings"] != settings or manifest["version"] != __version__:
+            write_json(self.manifest_path, {**manifest, "version": __version__, "settings": settings})
+
+    def describe_refusal(self, config: Config) -> str:
+        """Why a run of other settings is refused here, in a line; empty where there is nothing to refuse."""
         manifest = self.read_manifest()
-        changes = list_changes(manifest["settings"], settings)
+        changes = list_changes(manifest["settings"], result_settings(config))
         if manifest["version"] != __version__:
             changes.insert(0, f"version {manifest['version']} -> {__version__}")
-        if not changes:
-            return
-        if on_change == "refuse" and self._begun_path("generalist").exists():  # before it, nothing is worth keeping
-            raise RunFolderError(
-                f"run_dir: {self.location!r} holds a run of another configuration ({'; '.join(changes[:3])}"
-                f"{'; …' if len(changes) > 3 else ''}); take another --run-dir, or add --on-change redo"
-            )
-        write_json(self.manifest_path, {**manifest, "version": __version__, "settings": settings})
+        if not changes or not self._begun_path("generalist").exists():  # before it, nothing is worth keeping
+            return ""
+        return (
+            f"run_dir: {self.location!r} holds a run of another configuration ({'; '.join(changes[:3])}"
+            f"{'; …' if len(changes) > 3 else ''}); take another --run-dir, or add --on-change redo"
+        )
 
     def check_source(self) -> None:
         """Whether another run can start from this one. Raises RunFolderError if not."""
@@ -190,7 +204,7 @@ class RunFolder:
         """
         if self._mirror:
             if not self._has_manifest():
-                self._check_unused()
+                self.check_unused()
             self._lock = StoreLock(self._mirror)
             self._lock.acquire()
             self._current.clear()
@@ -200,7 +214,7 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"run_dir: {str(self.path)!r} is a file; give a folder")
         if not self.manifest_path.exists():
-            self._check_unused()
+            self.check_unused()
         self.path.mkdir(parents=True, exist_ok=True)
         check_links(self.path)
         lock = FileLock(self.path / ".lock")
@@ -208,7 +222,8 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout:
             raise RunFolderError(
-                f"run_dir: {str(self.path)!r} is in use by {self._read_owner()}; wait for it, or take another --run-dir"
+                f"run_dir: {str(self.path)!r} is in use by {self._read_owner()}; wait for it (raydistill status"
+                f" {self.location} tells how far it is), or take another --run-dir"
             ) from None
         write_json(self.path / ".owner.json", {"host": socket.gethostname(), "pid": os.getpid()})
         return lock
@@ -227,14 +242,7 @@ class RunFolder:
     def stage_key(self, stage: str, settings: Mapping[str, Any], inputs: Iterable[str]) -> str:
         """Hash of what decides a stage's results: its settings, the version, and its inputs' files."""
         finished = self.read_manifest()["stages"]
-        return hash_json(
-            {
-                "stage": stage,
-                "version": __version__,
-                "settings": settings,
-                "inputs": {name: finished[name]["files"] for name in inputs},
-            }
-        )
+        return make_key(stage, settings, {name: finished[name]["files"] for name in inputs})
 
     def is_finished(self, stage: str, key: str) -> bool:
         """Whether the stage ran with this key, and all its files still have their checksums."""
@@ -338,8 +346,9 @@ class RunFolder:
         if not mark.exists() or mark.read_text() != key:
             write_text(mark, key)
 
-    def _check_unused(self) -> None:
-        ours = {".lock", ".owner.json"}
+    def check_unused(self) -> None:
+        """Raise RunFolderError for a folder that holds anything, and no run."""
+        ours = {".lock", ".owner.json", "given"}
         used = self.path.exists() and bool({entry.name for entry in self.path.iterdir()} - ours)
         if self._mirror.has_objects() if self._mirror else used:
             raise RunFolderError(
@@ -355,10 +364,16 @@ class RunFolder:
             return "another process"
 
 
+def make_key(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> str:
+    """A stage's key. inputs: for each stage that it reads, the checksums of its files."""
+    return hash_json({"stage": stage, "version": __version__, "settings": settings, "inputs": inputs})
+
+
 def result_settings(config: Config) -> dict[str, Any]:
     """The settings that decide results, as JSON."""
     settings = config.model_dump(mode="json")
     del settings["specialists"]["on_failure"]  # what is finished stands either way
+    del settings["images"]["max_corrupt"]
     return {name: value for name, value in settings.items() if name not in _NOT_RESULTS}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -14,9 +15,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from raydistill.data.arrays import Examples
-from raydistill.workers import choose_device, device_of, worker_rank
+from raydistill.workers import choose_device, device_of, unwrap, worker_rank
+
+if TYPE_CHECKING:
+    from raydistill.balance import Balance
 
 PREDICT_BATCH = 4096
+LARGEST_OUTPUT = 1 << 26  # numbers that one layer makes of a batch of predictions: 256 MB
 
 
 @dataclass(frozen=True)
@@ -39,19 +44,34 @@ def predict_blocks(model: nn.Module, x: Tensor, rows: Tensor, batch_size: int = 
     """The same, a batch at a time, for logits larger than memory."""
     training, device = model.training, device_of(model)
     model.eval()
-    for part in rows.split(batch_size):
+    for part in rows.split(limit_batch(model, batch_size)):
         with torch.inference_mode():
             logits = model(x.index_select(0, part).to(device)).float().cpu()
         yield logits
     model.train(training)
 
 
-def score_labels(examples: Examples, rows: Tensor) -> Validate:
-    """Validation by cross-entropy and accuracy on the given rows; workers share the rows."""
+def limit_batch(model: nn.Module, batch_size: int) -> int:
+    """The batch size, or fewer examples where a layer of the network makes many numbers of each."""
+    largest = getattr(unwrap(model), "largest_activation", 1)
+    return min(batch_size, max(1, LARGEST_OUTPUT // largest))
+
+
+def score_labels(examples: Examples, rows: Tensor, balance: Balance | None = None) -> Validate:
+    """Validation by cross-entropy and accuracy on the given rows; workers share the rows.
+
+    balance: shares of classes for which the logits hold; the loss is then that of the logits for the rows' own shares,
+    and the accuracy that of rows in the shares wanted.
+    """
+    offset = None if balance is None else balance.offset(sampled=False)
+    weights = None if balance is None else balance.weigh_classes(examples.y[rows])
 
     def validate(model: nn.Module) -> Score:
         def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            return cross_entropy(logits, labels, reduction="none"), logits.argmax(1) == labels
+            right = logits.argmax(1) == labels
+            if offset is None or weights is None:
+                return cross_entropy(logits, labels, reduction="none"), right
+            return cross_entropy(logits + offset, labels, reduction="none"), right * weights[labels]
 
         return share_score(*judge_blocks(model, examples, rows, judge))
 
@@ -71,6 +91,7 @@ def judge_blocks(
     """
     rank, world = worker_rank()
     mine = rows[rank::world]
+    batch_size = limit_batch(model, batch_size)
     labels = examples.y[mine].split(batch_size)
     blocks = [judge(*pair) for pair in zip(predict_blocks(model, examples.x, mine, batch_size), labels, strict=True)]
     return torch.cat([loss for loss, _ in blocks]), torch.cat([right for _, right in blocks])

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, softmax
 
+from raydistill.balance import Balance, sample_by_weight
 from raydistill.batches import Batch, Sampler
 from raydistill.data.arrays import Examples
 from raydistill.kernels import losses as kernels
@@ -33,11 +34,15 @@ Dustbin = Literal["merged", "single", "soft"]
 
 @dataclass(frozen=True)
 class Group:
-    """The classes of one specialist. members: (G,) ascending class numbers; classes: K; dustbin: see the module."""
+    """The classes of one specialist. members: (G,) ascending class numbers; classes: K; dustbin: see the module.
+
+    unseen: classes outside the group that came after the specialist was trained; it says nothing of them.
+    """
 
     members: Tensor
     classes: int
     dustbin: Dustbin = "merged"
+    unseen: tuple[int, ...] = ()
 
     @property
     def inside(self) -> Tensor:
@@ -69,9 +74,23 @@ def reduce_logits(logits: Tensor, group: Group) -> Tensor:
     return torch.cat([logits.index_select(1, group.members.to(logits.device)), dustbin], dim=1)
 
 
-def specialist_log_probs(logits: Tensor, group: Group) -> Tensor:
-    """Log-probabilities (B, G + 1) at the natural share of classes: the prior shift serves training only."""
-    return log_softmax(reduce_logits(logits, group), dim=1)
+def specialist_log_probs(logits: Tensor, group: Group, generalist: Tensor | None = None) -> Tensor:
+    """Log-probabilities (B, G + 1) at the natural share of classes: the prior shift serves training only.
+
+    generalist: its log-probabilities (B, K), for a group with unseen classes. Such a specialist knows P(class | one of
+    the seen classes); that an example is of an unseen one, U, is left to the generalist, by the law of total
+    probability: P_m(j) = P_m(j | seen) (1 - P_g(U)), and the dustbin has P_g(U) beside its own share.
+    """
+    if not group.unseen:
+        return log_softmax(reduce_logits(logits, group), dim=1)
+    if generalist is None:
+        raise ValueError("generalist: missing; a group with unseen classes needs its log-probabilities")
+    unseen = torch.zeros(group.classes, dtype=torch.bool, device=logits.device)
+    unseen[list(group.unseen)] = True
+    own = log_softmax(reduce_logits(logits.masked_fill(unseen, -math.inf), group), dim=1)
+    seen, rest = (generalist[:, mask].logsumexp(dim=1, keepdim=True) for mask in (~unseen, unseen))
+    shared = own + seen
+    return torch.cat([shared[:, :-1], torch.logaddexp(shared[:, -1:], rest)], dim=1) - torch.logaddexp(seen, rest)
 
 
 def prior_shift(natural_share: float, group_share: float) -> float:
@@ -84,19 +103,58 @@ def prior_shift(natural_share: float, group_share: float) -> float:
 
 
 def sample_enriched(group_rows: Tensor, rest_rows: Tensor, group_share: float) -> Sampler:
-    """Each of the group's rows once, and rows of other classes, drawn afresh, up to 1 - group_share of the epoch."""
-    others = max(1, round(len(group_rows) * (1 - group_share) / group_share))
+    """Each of the group's rows once, and rows of other classes, drawn afresh, up to 1 - group_share of the epoch.
+
+    Where there are no rows of other classes, as a held-out split may lack rare ones, none are drawn.
+    """
+    others = count_others(len(group_rows), group_share) if len(rest_rows) else 0
 
     def sample(generator: torch.Generator) -> Tensor:
-        drawn = rest_rows[torch.randint(len(rest_rows), (others,), generator=generator)].long()
+        drawn = rest_rows[torch.randint(max(1, len(rest_rows)), (others,), generator=generator)].long()
         rows = torch.cat([group_rows, drawn])
         return rows[torch.randperm(len(rows), generator=generator)]
 
     return sample
 
 
-def enriched_loss(group: Group, shift: float) -> Loss:
+def sample_enriched_by_weight(
+    group_rows: Tensor, rest_rows: Tensor, group_share: float, group_weights: Tensor, rest_weights: Tensor
+) -> Sampler:
+    """As `sample_enriched`, with as many rows of both parts, drawn in proportion to their weights, (N,) each."""
+    own = sample_by_weight(group_rows, group_weights, len(group_rows))
+    others, edges = count_others(len(group_rows), group_share), rest_weights.cumsum(0)
+
+    def sample(generator: torch.Generator) -> Tensor:
+        places = torch.rand(others, generator=generator, dtype=torch.float64) * edges[-1]
+        drawn = rest_rows[torch.searchsorted(edges, places, right=True).clamp_max(len(rest_rows) - 1)].long()
+        rows = torch.cat([own(generator), drawn])
+        return rows[torch.randperm(len(rows), generator=generator)]
+
+    return sample
+
+
+def count_others(own: int, group_share: float) -> int:
+    """Rows of other classes in an epoch with so many of the group's own."""
+    return max(1, round(own * (1 - group_share) / group_share))
+
+
+def balance_group(balance: Balance | None, group: Group, *, sampled: bool) -> Tensor | None:
+    """Nats (K,) that a balance adds to a specialist's logits; to a single dustbin, for all classes that it stands for.
+
+    sampled: for rows that are sampled for training, not held-out ones.
+    """
+    if balance is None:
+        return None
+    offset = balance.offset(sampled=sampled)
+    if group.dustbin == "single":
+        offset[group.rest[0]] = balance.offset_together(group.rest, sampled=sampled)
+    return offset
+
+
+def enriched_loss(group: Group, shift: float, class_offset: Tensor | None = None) -> Loss:
     """Cross-entropy over the group's classes and the dustbin, whose logit is lowered by `shift` nats, (B,) nats.
+
+    class_offset: (K,) nats to add to the classes' logits beside, see `balance_group`.
 
     Lowering the dustbin is lowering each of its classes. With P = softmax(logits + offset) and R its sum over the
     classes outside: the loss of an example of class y in the group is -log P_y, its gradient P - onehot(y); that of an
@@ -104,7 +162,7 @@ def enriched_loss(group: Group, shift: float) -> Loss:
     up to 87 nats (float32), where R underflows. Measured: autograd's own way costs more than the network.
     """
     inside = group.inside
-    offset = torch.where(inside, 0.0, -shift)
+    offset = lower_outside(group, shift, class_offset)
     if group.dustbin == "single":
         offset[group.rest[1:]] = -math.inf
 
@@ -130,22 +188,32 @@ def enriched_loss(group: Group, shift: float) -> Loss:
     return loss
 
 
-def soft_enriched_loss(group: Group, shift: float, generalist: nn.Module) -> Loss:
+def lower_outside(group: Group, shift: float, class_offset: Tensor | None) -> Tensor:
+    """Nats (K,) to add to the logits: `class_offset`, less `shift` for all classes outside the group."""
+    lowered = torch.where(group.inside, 0.0, -shift)
+    return lowered if class_offset is None else lowered + class_offset
+
+
+def soft_enriched_loss(group: Group, shift: float, generalist: nn.Module, class_offset: Tensor | None = None) -> Loss:
     """Cross-entropy over all K classes: with the label in the group, else with the generalist's soft targets outside.
 
     Source: Hinton, Vinyals, Dean 2015, section 6.1, which only sketches it. The targets have no mass in the group: the
     label says that the example is outside, and a specialist that were taught the generalist's doubts of it would favour
     its group (measured: 0.12 and 0.23 instead of 0.05 and 0.10). All classes outside are lowered by `shift` nats. The
-    generalist, on the device of the batches, answers their very inputs in evaluation mode, and is not trained.
+    generalist, on the device of the batches, answers their very inputs in evaluation mode, and is not trained. Its
+    answers, too, are for the shares of classes in training where `class_offset` says so.
     """
     inside = group.inside
-    offset = torch.where(inside, 0.0, -shift)
+    offset = lower_outside(group, shift, class_offset)
     generalist.eval()
 
     def loss(logits: Tensor, batch: Batch) -> WithGradient:
         known, lowered = inside.to(logits.device), offset.to(logits.device)
         with torch.no_grad():
-            targets = softmax(generalist(batch.inputs).masked_fill(known, -math.inf), dim=1)
+            answers = generalist(batch.inputs)
+            if class_offset is not None:
+                answers = answers + class_offset.to(answers.device)
+            targets = softmax(answers.masked_fill(known, -math.inf), dim=1)
 
         def values(leaf: Tensor) -> Tensor:
             log_probs = log_softmax(leaf + lowered, dim=1)
@@ -157,9 +225,11 @@ def soft_enriched_loss(group: Group, shift: float, generalist: nn.Module) -> Los
     return loss
 
 
-def score_enriched(examples: Examples, rows: Tensor, group: Group, shift: float) -> Validate:
+def score_enriched(
+    examples: Examples, rows: Tensor, group: Group, shift: float, class_offset: Tensor | None = None
+) -> Validate:
     """Validation on enriched rows, shared by workers: loss and accuracy over the group's classes and the dustbin."""
-    place, loss = group.place_of_class, enriched_loss(group, shift)
+    place, loss = group.place_of_class, enriched_loss(group, shift, class_offset)
 
     def judge(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         losses = loss(logits, Batch(labels, logits, labels))[0]

@@ -61,6 +61,26 @@ class SoftTargets:
         tails = Tails(TailBasis.unpack(open_part("tail")), open_part("coefficients"), open_part("offsets"))
         return cls(log_probs, classes, ids, rest, tails)
 
+    @classmethod
+    def from_arrays(cls, log_probs: Any, top_k: int | None = None) -> SoftTargets:
+        """Keep a teacher's log-probabilities in memory. log_probs: (N, K), an array or tensor, normalised or not.
+
+        top_k: the most probable classes that are stored of each example, and the mass of the rest, spread evenly;
+        None: all. Raises ValueError for other shapes, NaN, or a top_k outside 1 to K.
+        """
+        exact = torch.as_tensor(log_probs).detach().cpu()
+        if exact.dim() != 2 or not exact.is_floating_point() or bool(exact.isnan().any()):
+            raise ValueError(f"log_probs: shape {tuple(exact.shape)}, {exact.dtype}; give floats (N, K) without NaN")
+        classes = exact.shape[1]
+        if top_k is not None and not 1 <= top_k <= classes:
+            raise ValueError(f"top_k: {top_k} is not allowed; give 1 to {classes}, the number of classes")
+        normalised = log_softmax(exact.float(), dim=1)
+        if top_k is None or top_k == classes:
+            return cls(torch.from_numpy(_compress(normalised)), classes)
+        ids = find_largest(normalised, top_k)
+        rest = normalised.scatter(1, ids, -math.inf).logsumexp(dim=1).clamp(min=FLOOR)
+        return cls(torch.from_numpy(_compress(normalised.gather(1, ids))), classes, ids.int(), rest)
+
     def read(self, positions: Tensor, device: torch.device | None = None) -> Tensor:
         """Log q of the given examples, float32 (B, K), normalised."""
         values = self.log_probs[positions].to(device).float()

@@ -59,15 +59,18 @@ class Ensemble:
         """Equation 5 where the generalist's log-probabilities (N, K) are known."""
         members = self.members
         active = choose_active(generalist, members, self.top_n)
-        answers = [self._ask(index, x, rows[active[:, index]]) for index in range(len(self.specialists))]
+        answers = [
+            self._ask(index, x, rows[active[:, index]], generalist[active[:, index]])
+            for index in range(len(self.specialists))
+        ]
         solution = solve_ensemble(generalist, members, active, answers)
         return TeacherOutput(solution.log_probs, generalist, active, solution.gap)
 
-    def _ask(self, index: int, x: Tensor, rows: Tensor) -> Tensor:
+    def _ask(self, index: int, x: Tensor, rows: Tensor, generalist: Tensor) -> Tensor:
         group = self.groups[index]
         if len(rows) == 0:
             return torch.empty(0, len(group.members) + 1)
-        return specialist_log_probs(predict_logits(self.specialists[index], x, rows), group)
+        return specialist_log_probs(predict_logits(self.specialists[index], x, rows), group, generalist)
 
 
 Mean = Literal["arithmetic", "geometric"]

@@ -24,12 +24,14 @@ from raydistill.config import TrainingConfig
 from raydistill.execution import Beat
 from raydistill.files import read_tensors, write_tensors
 from raydistill.forward import Forward, choose_forward
+from raydistill.frozen import rest_frozen, trained_state
 from raydistill.losses import WithGradient, label_loss
 from raydistill.scoring import Score, Validate
 from raydistill.workers import device_of, unwrap, worker_rank
 
 WARM_UP = 0.05  # share of all steps over which the learning rate rises
 BEAT_SECONDS = 0.5
+RECENT = 16  # passes that a beat tells of: not every beat reaches the driver
 
 
 Loss = Callable[[Tensor, Batch], WithGradient]
@@ -71,27 +73,27 @@ def train_model(
     Raises FloatingPointError if a loss is not finite.
     """
     optimizer, forward = _build_optimizer(model, settings), choose_forward(model, settings)
-    best = copy_weights(model)
+    best = _copy_trained(model)
     progress = Progress()
     saved = _read_checkpoint(checkpoint) if checkpoint is not None else None
     if saved is not None:
         progress, best = _restore(*saved, model, optimizer)
         for past in progress.history:  # whoever listens hears the whole story again
-            beat({**past, "epochs": epochs, "fraction": past["epoch"] / epochs})
+            beat({**past, "epochs": epochs, "fraction": past["epoch"] / epochs, "recent": [past]})
     elif patience is not None:
         progress.best_loss = validate(model).loss
     while progress.epoch < epochs and not _is_stale(progress, patience):
-        train_loss = _train_epoch(model, forward, batches, loss, optimizer, settings, progress.epoch, epochs, beat)
+        train_loss = _train_epoch(model, forward, batches, loss, optimizer, settings, progress, epochs, beat)
         score = validate(model)
         _check_finite("loss on held-out examples", score.loss, progress.epoch)
-        _record(progress, train_loss, score, last_counts=patience is None)
+        _record(progress, train_loss, score, optimizer.param_groups[0]["lr"], last_counts=patience is None)
         if patience is not None and progress.best_epoch == progress.epoch:
-            best = copy_weights(model)
+            best = _copy_trained(model)
         if checkpoint is not None and worker_rank()[0] == 0:
             _save(checkpoint, model, best if patience is not None else {}, optimizer, progress)
-        beat({**progress.history[-1], "epochs": epochs, "fraction": progress.epoch / epochs})
+        beat({**progress.history[-1], **_describe(progress, epochs, 0.0)})
     if patience is not None:
-        unwrap(model).load_state_dict(best)
+        _put_back(model, best)
     return progress
 
 
@@ -102,7 +104,7 @@ def batch_label_loss(logits: Tensor, batch: Batch) -> WithGradient:
 
 def copy_weights(model: nn.Module) -> dict[str, Tensor]:
     """A copy of all parameters and buffers."""
-    return {name: tensor.detach().clone() for name, tensor in unwrap(model).state_dict().items()}
+    return _clone(unwrap(model).state_dict())
 
 
 def learning_rate_at(step: int, steps: int, peak: float) -> float:
@@ -132,14 +134,31 @@ def limit_norms(weights: list[Tensor], max_norm: float) -> None:
 
 def _build_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
     """AdamW, whose steps end with the limit on norms where there is one."""
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     max_norm = settings.max_norm
     if max_norm is not None:
         weights = list_weights(model)
         optimizer.register_step_post_hook(lambda *_: limit_norms(weights, max_norm))
     return optimizer
+
+
+def _list_trained(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _copy_trained(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of what training changes: buffers, and parameters that are not frozen."""
+    return _clone(trained_state(unwrap(model)))
+
+
+def _clone(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def _put_back(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Fill a model with what `trained_state` gave. Raises RuntimeError if that is of another network."""
+    unwrap(model).load_state_dict({**unwrap(model).state_dict(), **weights})
 
 
 def _train_epoch(
@@ -149,14 +168,16 @@ def _train_epoch(
     loss: Loss,
     optimizer: torch.optim.Optimizer,
     settings: TrainingConfig,
-    epoch: int,
+    progress: Progress,
     epochs: int,
     beat: Beat,
 ) -> float:
+    epoch = progress.epoch
     model.train()
+    rest_frozen(model)
     torch.manual_seed(mix_seed(batches.seed, epoch, 1000 + worker_rank()[0]))  # dropout
     steps = batches.count_steps()
-    parameters, losses, next_beat = list(model.parameters()), torch.empty(0), time.monotonic() + BEAT_SECONDS
+    parameters, losses, next_beat = _list_trained(optimizer), torch.empty(0), time.monotonic() + BEAT_SECONDS
     for step, batch in enumerate(batches.iterate(epoch)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(epoch * steps + step, epochs * steps, settings.learning_rate)
@@ -171,10 +192,16 @@ def _train_epoch(
         losses[step] = values
         if time.monotonic() >= next_beat:
             next_beat = time.monotonic() + BEAT_SECONDS
-            beat({"epoch": epoch, "epochs": epochs, "fraction": (epoch + step / steps) / epochs})
+            beat(_describe(progress, epochs, step / steps))
     mean = float(losses.flatten().mean())
     _check_finite("loss", mean, epoch)
     return mean
+
+
+def _describe(progress: Progress, epochs: int, part: float) -> dict[str, Any]:
+    """A beat's progress, within a pass of which a part is done, 0 to 1; and what the last passes gave."""
+    fraction = (progress.epoch + part) / epochs
+    return {"epoch": progress.epoch, "epochs": epochs, "fraction": fraction, "recent": progress.history[-RECENT:]}
 
 
 def _check_finite(name: str, value: float, epoch: int) -> None:
@@ -184,11 +211,10 @@ def _check_finite(name: str, value: float, epoch: int) -> None:
         )
 
 
-def _record(progress: Progress, train_loss: float, score: Score, *, last_counts: bool) -> None:
+def _record(progress: Progress, train_loss: float, score: Score, rate: float, *, last_counts: bool) -> None:
     progress.epoch += 1
-    progress.history.append(
-        {"epoch": progress.epoch, "loss": train_loss, "valid_loss": score.loss, "value": score.accuracy}
-    )
+    record = {"epoch": progress.epoch, "loss": train_loss, "valid_loss": score.loss, "value": score.accuracy}
+    progress.history.append({**record, "learning_rate": rate})
     if last_counts or score.loss < progress.best_loss:
         progress.best_loss, progress.best_epoch = score.loss, progress.epoch
 
@@ -200,7 +226,7 @@ def _is_stale(progress: Progress, patience: int | None) -> bool:
 def _save(
     path: Path, model: nn.Module, best: dict[str, Tensor], optimizer: torch.optim.Optimizer, progress: Progress
 ) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in unwrap(model).state_dict().items()}
+    tensors = {f"model.{name}": tensor for name, tensor in trained_state(unwrap(model)).items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
@@ -233,7 +259,7 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | N
 def _restore(
     tensors: dict[str, Tensor], metadata: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, Tensor]]:
-    unwrap(model).load_state_dict(_take(tensors, "model."))
+    _put_back(model, _take(tensors, "model."))
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _take(tensors, "optimizer.").items():
         index, _, key = name.partition(".")

@@ -16,11 +16,13 @@ from raydistill.data import ingest as blocks_module
 from raydistill.data.images import CorruptRecord, ImageForm, decode_image
 from raydistill.data.ingest import Wanted
 from raydistill.data.ingested import open_arrays
+from raydistill.data.ingestion import run_here
 from raydistill.data.sources import check_source, identify_source
 from raydistill.display import Silent
 from raydistill.errors import ConfigError, DataError
 from raydistill.files import read_array, read_json
-from raydistill.ingest_command import ingest, read_limit, run_here
+from raydistill.image_settings import read_limit
+from raydistill.ingest_command import ingest
 
 FORM = ImageForm(8, 3, "crop")
 
@@ -98,18 +100,21 @@ def test_folder_parquet_and_dataset_give_identical_files(tmp_path, monkeypatch):
 def test_parts_train_and_test_come_in_this_order(tmp_path, monkeypatch):
     small_blocks(monkeypatch)
     images = make_folder(tmp_path / "images", part="train")
-    make_folder(tmp_path / "images", each=1, part="validation")
+    tuned = make_folder(tmp_path / "images", each=1, part="validation")
+    make_folder(tmp_path / "images", each=1, part="extra")
     held_out = make_folder(tmp_path / "images", each=2, classes="bc", part="test")
     labels = {"train": list("aaaaabbbbbccccc"), "test": list("bbcc")}
     write_parquet(tmp_path / "table" / "train-0.parquet", images, labels["train"])
     write_parquet(tmp_path / "table" / "test-0.parquet", held_out, labels["test"])
-    write_parquet(tmp_path / "table" / "validation-0.parquet", images, labels["train"])
-    for source, beside in (("images", "validation/"), ("table", "validation-0.parquet")):
+    write_parquet(tmp_path / "table" / "validation-0.parquet", tuned, list("abc"))
+    write_parquet(tmp_path / "table" / "extra-0.parquet", images, labels["train"])
+    for source, beside in (("images", "extra/"), ("table", "extra-0.parquet")):
         record = ingest_here(tmp_path / source, tmp_path / source / ".." / f"{source}_out").record
         assert record["left_out"] == [beside]
     assert (tmp_path / "images_out/x.npy").read_bytes() == (tmp_path / "table_out/x.npy").read_bytes()
-    np.testing.assert_array_equal(read_array(tmp_path / "table_out/y.npy")[15:], [1, 1, 2, 2])
-    assert read_json(tmp_path / "table_out/parts.json") == {"train": 15, "test": 4}
+    np.testing.assert_array_equal(read_array(tmp_path / "table_out/y.npy")[15:], [0, 1, 2, 1, 1, 2, 2])
+    np.testing.assert_array_equal(read_array(tmp_path / "table_out/split.npy"), [0] * 15 + [2] * 3)
+    assert read_json(tmp_path / "table_out/parts.json") == {"train": 18, "test": 4}
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.float32(), 3), pa.list_(pa.float64()), pa.large_list(pa.float16())])
@@ -381,7 +386,7 @@ def prepare_bad(root, case):
     [
         ("nothing", r"source: .* does not exist; give a folder of images, Parquet files, a saved .* or hf:NAME"),
         ("empty", "source: .* has no images in class folders .*; give a folder with a folder"),
-        ("two classes", "y_train: 2 classes; give at least 3"),
+        ("two classes", r"source: .* has images in 2 class folders alone \(a/, b/\); give a folder with .* 3 at least"),
         ("new class in test", "source: class 'z' of test/ is not in train/; add it"),
         ("link to a file", "source: .*link.png' is a link to .*secret.png'; links .* are not followed; copy"),
         ("link to a folder", "source: .*d' is a link to .*a'; links to folders"),
@@ -494,6 +499,7 @@ def test_a_run_links_the_arrays_and_trains_on_them(arrays, tmp_path):
     assert read_array(run.stage_folder("data") / "y.npy").shape == (1797,)
     history = read_json(run.stage_folder("generalist") / "training.json")["history"]
     assert history[-1]["value"] > 0.8
+    assert read_json(run.stage_folder("data") / "form.json") == {"size": 8, "channels": 1, "resize": "crop"}
 
 
 def test_changed_arrays_are_noticed(arrays, tmp_path):

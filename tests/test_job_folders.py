@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from builders import quick_config, run_quick
 
-from raydistill.cli import main, read_settings
+from raydistill.cli import main
+from raydistill.flags import read_settings
 from raydistill.job import MARK, settle
 
 HOME = Path.home()

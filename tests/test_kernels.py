@@ -149,3 +149,34 @@ def test_other_devices_types_and_layouts_have_no_kernels():
     assert not has_kernels(torch.zeros(3, 4, dtype=torch.float64))
     assert not has_kernels(torch.zeros(4, 3).t())
     assert callable(compile_kernel(lambda out: None))
+
+
+def weigh_by_row(logits, softened, labels, temperature, label_weight):
+    """Loss, and the gradient of its mean, where rows without a label (-1) have none of the label's weight."""
+    rows = [
+        distil_by_numpy(logits[i : i + 1], softened[i : i + 1], labels[i : i + 1].clamp_min(0), temperature, weight)
+        for i, weight in enumerate(np.where(labels >= 0, label_weight, 0.0))
+    ]
+    return np.concatenate([loss for loss, _ in rows]), np.concatenate([gradient for _, gradient in rows]) / len(rows)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("label_weight", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # by the kernel, by operations
+@pytest.mark.parametrize("form", ["given", "dense", "sparse"])
+def test_rows_without_a_label_learn_from_the_teacher_alone(temperature, label_weight, dtype, form):
+    logits, log_probs, labels = draw()
+    labels[[0, 4, 8]] = -1
+    positions = torch.tensor([3, 17, 0, 8, 8, 1, 12, 5, 2])
+    top = log_probs.topk(5, dim=1)
+    targets = SoftTargets(log_probs.half(), 37)
+    if form == "sparse":
+        targets = SoftTargets(top.values.half(), 37, top.indices.short(), torch.log1p(-top.values.exp().sum(1)))
+    softened = softmax(targets.read(positions).numpy().astype(float) / temperature, 1)
+    if form == "given":
+        got = distil(logits.to(dtype), torch.from_numpy(softened).to(dtype), labels, temperature, label_weight)
+    else:
+        got = targets.distil(logits.to(dtype), positions, labels, temperature, label_weight)
+    expected = weigh_by_row(logits, softened, labels, temperature, label_weight)
+    np.testing.assert_allclose(got[0], expected[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got[1], expected[1], atol=1e-6)

@@ -124,3 +124,17 @@ def test_refuses_missing_labels():
     logits, teacher, _ = draw()
     with pytest.raises(ValueError, match="labels"):
         distillation_loss(logits, teacher, None, temperature=1.0, label_weight=0.1)
+
+
+@pytest.mark.parametrize("label_weight", [0.3, 1.0])
+def test_without_a_label_its_weight_is_none(label_weight):
+    logits, teacher, labels = draw()
+    labels[[1, 5]] = -1
+
+    def loss(z):
+        return distillation_loss(z, teacher, labels, temperature=3.0, label_weight=label_weight)
+
+    soft = distillation_loss(logits, teacher, None, temperature=3.0, label_weight=0.0)
+    known = distillation_loss(logits, teacher, labels.clamp_min(0), temperature=3.0, label_weight=label_weight)
+    torch.testing.assert_close(loss(logits), torch.where(labels < 0, soft, known))
+    assert torch.autograd.gradcheck(loss, logits.requires_grad_())

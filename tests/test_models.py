@@ -6,6 +6,7 @@ from torch import nn
 
 from raydistill.data.arrays import Normalisation
 from raydistill.errors import ModelError
+from raydistill.inputs import Resize
 from raydistill.models import build_model, count_parameters, find_output_layer
 
 
@@ -71,6 +72,27 @@ def test_output_layer_is_the_last_with_k_outputs():
     model = build("mlp", hidden=[7, 7])
     assert find_output_layer(model, 7) is model[1][-1]
     assert find_output_layer(model, 99) is None
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_networks_of_another_size_resize_first(name):
+    small, resized = (
+        build_model(
+            name, {}, input_shape=shape, classes=7, normalisation=Normalisation(10, 5), seed=0, input_size=size
+        ).eval()
+        for shape, size in (((6, 7, 3), None), ((8, 9, 3), (6, 7)))
+    )
+    images = torch.randint(0, 256, (4, 8, 9, 3), dtype=torch.uint8)
+    shrunk = Resize((6, 7))(images.float())
+    torch.testing.assert_close(resized(images), small(shrunk))
+    assert resized.state_dict().keys() == small.state_dict().keys()
+
+
+def test_parameters_that_are_shared_count_once():
+    first, second = build("mlp", hidden=[10]), build("mlp", hidden=[10])
+    assert count_parameters(first, second) == 2 * count_parameters(first)
+    second[1][1].weight = first[1][1].weight
+    assert count_parameters(first, second) == 2 * count_parameters(first) - 640
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_more_directions_than_classes_are_refused(tmp_path):
 
 def test_views_are_cached_with_the_answer_to_each(finished):
     config, examples, rows = finished.read_config(), open_examples(finished), read_transfer_rows(finished)
-    views, teacher = build_views(config, examples), raydistill.load_ensemble(finished.path)
+    views, teacher = build_views(finished, config, examples), raydistill.load_ensemble(finished.path)
     targets = SoftTargets.open(finished.stage_folder("targets") / "ensemble")
     assert targets.log_probs.shape == (8 * len(rows), 10)
     for view in (0, 3, 7):

@@ -25,14 +25,23 @@ def loaded_by(code):
 
 def test_public_names():
     assert raydistill.__all__ == [
+        "DistilledClassifier",
+        "Run",
         "SoftTargets",
         "__version__",
+        "choose_temperature",
+        "combine_teachers",
+        "confusion_affinity",
+        "distil_student",
         "distillation_loss",
         "group_classes",
         "load_ensemble",
+        "load_exported",
         "load_student",
         "load_teacher",
         "solve_ensemble",
+        "train_classifier",
+        "train_specialist",
     ]
     for name in raydistill.__all__:
         assert getattr(raydistill, name) is not None

@@ -21,7 +21,7 @@ from raydistill.files import (
     write_mapped,
     write_sparse,
 )
-from raydistill.run_folder import STAGES, RunFolder, list_changes
+from raydistill.run_folder import ORIGIN, STAGES, RunFolder, list_changes
 
 
 def make(tmp_path, **settings):
@@ -96,7 +96,7 @@ def test_folders_are_numbered_in_the_pipelines_order(tmp_path):
     from raydistill.pipeline import PIPELINE
 
     run, _ = make(tmp_path)
-    assert tuple(stage.name for stage in PIPELINE) == STAGES
+    assert tuple(stage.name for stage in PIPELINE) == (ORIGIN, *STAGES)
     folders = [run.stage_folder(name).name for name in STAGES]
     assert folders == sorted(folders)
 

@@ -8,7 +8,16 @@ from builders import make_examples
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from raydistill.scoring import judge_blocks, predict_logits, score_labels
+from raydistill.data.arrays import Examples, Normalisation
+from raydistill.models import build_model
+from raydistill.scoring import (
+    LARGEST_OUTPUT,
+    judge_blocks,
+    limit_batch,
+    predict_blocks,
+    predict_logits,
+    score_labels,
+)
 
 EXAMPLES = make_examples()
 HELD_OUT = torch.arange(300, 400)
@@ -69,3 +78,20 @@ def test_labels_score_is_mean_cross_entropy():
     logits, labels = model(EXAMPLES.x[HELD_OUT]).detach(), EXAMPLES.y[HELD_OUT]
     assert score.loss == pytest.approx(float(cross_entropy(logits, labels)), rel=1e-5)
     assert score.accuracy == pytest.approx(float((logits.argmax(1) == labels).double().mean()))
+
+
+def test_batches_shrink_where_a_layer_is_large():
+    model = build_model(
+        "cnn", {"channels": [8]}, input_shape=(30, 30), classes=4, normalisation=Normalisation(0, 1), seed=0
+    )
+    assert model.largest_activation == 8 * 30 * 30
+    assert limit_batch(model, 4096) == 4096
+    model.largest_activation = LARGEST_OUTPUT // 3
+    assert limit_batch(model, 4096) == 3
+    examples = Examples(torch.rand(10, 30, 30), torch.arange(10) % 4, tuple("abcd"))
+    assert [len(block) for block in predict_blocks(model, examples.x, torch.arange(10))] == [3, 3, 3, 1]
+    score = score_labels(examples, torch.arange(10))(model)
+    logits = model.eval()(examples.x).detach()
+    assert score.loss == pytest.approx(float(cross_entropy(logits, examples.y)), rel=1e-5)
+    model.largest_activation = 10 * LARGEST_OUTPUT
+    assert limit_batch(model, 4096) == 1

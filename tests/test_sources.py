@@ -245,7 +245,7 @@ def test_files_that_are_not_npz_are_told(tmp_path):
             load(f"npz:{tmp_path / name}", tmp_path)
 
 
-@pytest.mark.parametrize("data", ["digit", "npz:", "openml:", "", "images:/x", "npz:/no/such.npz"])
+@pytest.mark.parametrize("data", ["digit", "npz:", "openml:", "", "images:/no/such", "hf:./no", "npz:/no/such.npz"])
 def test_unknown_sources_are_refused_before_anything_starts(data):
     with pytest.raises(DataError, match="data:"):
         check_source(data)

@@ -232,3 +232,8 @@ def test_rows_are_parted_in_blocks_as_at_once(monkeypatch):
     np.testing.assert_array_equal(own, rows.numpy()[inside])
     np.testing.assert_array_equal(others, rows.numpy()[~inside])
     assert sample_enriched(own, others, 0.5)(torch.Generator().manual_seed(0)).dtype == torch.int64
+
+
+def test_a_held_out_split_may_lack_all_other_classes():
+    rows = sample_enriched(torch.arange(5), torch.arange(0), 0.5)(torch.Generator().manual_seed(0))
+    assert sorted(rows.tolist()) == [0, 1, 2, 3, 4]

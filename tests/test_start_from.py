@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from builders import list_results, quick_config, run_quick
 
-from raydistill.cli import main, read_settings
+from raydistill.cli import main
 from raydistill.display import Silent
 from raydistill.errors import RunFolderError
 from raydistill.files import read_json, write_json
+from raydistill.flags import read_settings
 from raydistill.run_folder import RunFolder, list_files
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from builders import Recorder, list_results, quick_config, run_quick
@@ -82,6 +84,20 @@ def test_a_run_in_a_store_is_the_run_in_a_folder_and_other_nodes_see_it(uri, on_
     assert capsys.readouterr().out.startswith(f"{uri}: digits, not running\n  data         done in ")
     here = RunFolder(uri).path.iterdir()
     assert [path.name for path in here if path.is_dir()] == ["begun"]  # it fetched no stage for that
+
+
+def test_records_are_decoded_beside_the_store(uri, on_node, tmp_path):
+    rows = {"v": [[float(row)] for row in range(60)], "label": [row % 3 for row in range(60)]}
+    pq.write_table(pa.table(rows), tmp_path / "t.parquet")
+    config = quick_config(uri, data=f"parquet:{tmp_path / 't.parquet'}", specialists={"groups": 2})
+    run = run_quick(config, until="data")
+    assert run.ingest_folder.is_dir()
+    assert not run.ingest_folder.is_relative_to(run.path)
+    on_node("node-b")
+    again = run_quick(config, until="splits")
+    assert open_examples(again).x[:, 0].tolist() == list(range(60))
+    assert not any("ingest" in name for name in fsspec.filesystem("s3", use_listings_cache=False).find(uri))
+    assert not again.ingest_folder.exists()
 
 
 def test_a_run_goes_on_on_another_node_where_it_was_killed(uri, on_node, expected, tmp_path):

@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from raydistill.cli import merge_settings
 from raydistill.files import write_text
+from raydistill.flags import merge_settings
 from raydistill.report import read_report
 from raydistill.run_folder import RunFolder
 

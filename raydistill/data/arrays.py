@@ -30,7 +30,7 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class Examples:
-    """All rows of a run. x: (N, ...) in the stored type; y: (N,) int64; both mapped copy-on-write."""
+    """All rows of a run. x: (N, ...) in the stored type; y: (N,) int64, -1 for none; both mapped copy-on-write."""
 
     x: Tensor
     y: Tensor
@@ -65,6 +65,13 @@ def read_split(run: RunFolder, name: str) -> Tensor:
 def read_transfer_rows(run: RunFolder) -> Tensor:
     """Row numbers of the transfer set, sorted, mapped; the targets stage chooses them."""
     return torch.from_numpy(map_array(run.stage_folder("targets") / "rows.npy"))
+
+
+def read_unlabeled_rows(run: RunFolder) -> Tensor:
+    """Row numbers of the examples without labels, which are the last ones."""
+    parts = read_json(run.stage_folder("data") / "parts.json")
+    first = parts["train"] + parts["test"]
+    return torch.arange(first, first + parts["unlabeled"])
 
 
 def measure_normalisation(x: Tensor, rows: Tensor, block: int = 8192) -> Normalisation:
@@ -132,6 +139,15 @@ def shift_images(images: Tensor, shifts: Tensor) -> Tensor:
     windows = padded.flatten(-2).unfold(-1, height * line, 1)  # (B, C, places to begin, numbers)
     shifted: Tensor = windows.movedim(-2, 1)[torch.arange(len(images), device=images.device), offsets]
     return shifted.view(*shifted.shape[:-1], height, line)[..., :width].reshape(images.shape)
+
+
+def as_channels_first(images: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Images (B, H, W), (B, C, H, W) or (B, H, W, C) as (B, C, H, W), and the way back from there."""
+    if images.dim() == 3:
+        return images.unsqueeze(1), lambda changed: changed.squeeze(1)
+    if images.shape[-1] in (1, 3, 4):
+        return images.movedim(-1, 1), lambda changed: changed.movedim(1, -1)
+    return images, lambda changed: changed
 
 
 def _as_planes(images: Tensor) -> tuple[Tensor, int]:

@@ -7,7 +7,7 @@ labels, class names, and a reader that any process can open. Nothing is decoded 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +15,22 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from raydistill.data.images import CorruptRecord, ImageForm, decode_image
-from raydistill.data.labels import check_classes
+from raydistill.data.images import (
+    SAMPLED,
+    CorruptRecord,
+    FormWish,
+    ImageForm,
+    decode_image,
+    peek_images,
+    settle_form,
+)
+from raydistill.data.labels import FEWEST_CLASSES
+from raydistill.data.splits import SPLIT_NAMES
 from raydistill.errors import DataError
 from raydistill.files import Array
 
-PARTS = ("train", "test")
+PARTS = tuple(name for name in SPLIT_NAMES if name != "fit")
+"""Names of folders, files and splits that say what examples are for; where there is no train, all are for training."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
@@ -43,25 +53,38 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
-class Catalogue:
-    """All N records of a source: the training part, then the test part.
+class Columns:
+    """Columns of a table. x, label: None where only one fits. split, keep_apart: None where they are not wanted."""
 
-    labels: (N,) int64 class numbers, -1 where a record has none. train: records of the training part. shape, dtype: of
-    one example. identity: JSON that changes with the source's bytes. name_row: what people call a record. files:
-    of image folders, name, bytes and time of change (nanoseconds) of each record. left_out: what the source holds
-    beside, in words.
+    x: str | None = None
+    label: str | None = None
+    split: str | None = None
+    keep_apart: str | None = None
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All N records of a source, in an order of its own.
+
+    labels: (N,) int64 class numbers, -1 where a record has none. split: (N,) int8, the split of SPLITS that each is
+    given; those of fit are for training, and what is missing is drawn from them. form: what images become, None for
+    vectors. shape, dtype: of one example. identity: JSON that changes with the source's bytes. name_row: what people
+    call a record. files: of image folders, name, bytes and time of change (nanoseconds) of each record. left_out: what
+    the source holds beside, in words. keep_apart: (N,) int64, examples of one number stay in one split; or None.
     """
 
     reader: Reader
     labels: Array
     class_names: list[str]
-    train: int
+    split: Array
+    form: ImageForm | None
     shape: tuple[int, ...]
     dtype: str
     identity: Any
     name_row: Callable[[int], str]
     files: Sequence[tuple[str, int, int]] = ()
     left_out: list[str] = field(default_factory=list)
+    keep_apart: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -93,18 +116,20 @@ class ImageFiles:
             raise CorruptRecord(error.strerror or "cannot be read") from error
 
 
-def list_images(root: Path, form: ImageForm) -> Catalogue:
-    """Images of a folder of class folders, or of its train/ and test/: by class, then by name.
+def list_images(root: Path, wish: FormWish | ImageForm) -> Catalogue:
+    """Images of a folder of class folders, or of train/, tune/, test/ and so on in it: by part, class and name.
 
-    Raises DataError for a folder without images, links that leave it, and classes of test/ that train/ has not.
+    Raises DataError for a folder without images, links that leave it, and classes of a part that train/ has not.
     """
     folders = {part: root / part for part in PARTS if _is_part(root / part)}
     if "train" not in folders:
         folders = {"train": root}
     listed = {part: _list_part(root, folder) for part, folder in folders.items()}
     names = sorted(listed["train"][0])
+    _check_names(root, names)
     files: list[tuple[str, int, int]] = []
     labels: list[Array] = []
+    split: list[Array] = []
     for part, (classes, _) in listed.items():
         unknown = sorted(set(classes) - set(names))
         if unknown:
@@ -112,30 +137,59 @@ def list_images(root: Path, form: ImageForm) -> Catalogue:
         for index, name in enumerate(names):
             files += classes.get(name, [])
             labels.append(np.full(len(classes.get(name, [])), index, np.int64))
-    train = sum(map(len, listed["train"][0].values()))
-    if train == 0:
-        raise DataError(
-            f"source: {str(root)!r} has no images in class folders ({', '.join(SUFFIXES)}); give a folder with a folder"
-            " for each class, Parquet files, or a saved Hugging Face dataset"
-        )
-    beside = sum(others for _, others in listed.values())
-    left_out = [f"{beside:,} files that are no images by their names, or lie in no class folder"] if beside else []
-    if root not in folders.values():
-        left_out += [f"{entry.name}/" for entry in _scan(root) if entry.is_dir() and entry.name not in folders]
-    catalogue = Catalogue(
-        ImageFiles(str(root), form),
+        split.append(np.full(sum(map(len, classes.values())), SPLIT_NAMES[part], np.int8))
+    reader = ImageFiles(str(root), settle_form(wish, peek_images(_read_sample(root, files))))
+    return Catalogue(
+        reader,
         np.concatenate(labels),
         names,
-        train,
-        form.shape,
+        np.concatenate(split),
+        reader.form,
+        reader.form.shape,
         "uint8",
         "images",
         lambda row: files[row][0],
         files,
-        left_out,
+        _list_beside(root, folders.values(), [name for _, others in listed.values() for name in others]),
     )
-    check_classes(catalogue.labels[:train], names)
-    return catalogue
+
+
+def _check_names(root: Path, names: Sequence[str]) -> None:
+    """Raise DataError for fewer class folders with images than classes are needed."""
+    if not names:
+        raise DataError(
+            f"source: {str(root)!r} has no images in class folders ({', '.join(SUFFIXES)}); give a folder with a folder"
+            " for each class, Parquet files, or a saved Hugging Face dataset"
+        )
+    if len(names) < FEWEST_CLASSES:
+        shown = ", ".join(f"{name}/" for name in names)
+        raise DataError(
+            f"source: {str(root)!r} has images in {len(names)} class folder{'s' * (len(names) > 1)} alone ({shown});"
+            f" give a folder with a folder for each class, {FEWEST_CLASSES} at least"
+        )
+
+
+def _list_beside(root: Path, folders: Collection[Path], names: Sequence[str]) -> list[str]:
+    """What is said of files that are no images of a class, and of folders that are no part."""
+    told = []
+    if len(names) == 1:
+        told.append(f"{names[0]}, which is no image by its name, or lies in no class folder")
+    elif names:
+        told.append(
+            f"{len(names):,} files that are no images by their names, or lie in no class folder, such as {names[0]}"
+        )
+    if root in folders:
+        return told
+    return told + [f"{entry.name}/" for entry in _scan(root) if entry.is_dir() and root / entry.name not in folders]
+
+
+def _read_sample(root: Path, files: Sequence[tuple[str, int, int]]) -> Iterator[bytes | None]:
+    """Bytes of images from all over the listing."""
+    for name, *_ in files[:: max(1, len(files) // SAMPLED)]:
+        try:
+            yield (root / name).read_bytes()
+        except OSError:  # told when they are decoded
+            yield None
 
 
 def _is_part(folder: Path) -> bool:
@@ -143,14 +197,14 @@ def _is_part(folder: Path) -> bool:
     return folder.is_dir() and any(entry.is_dir() for entry in _scan(folder))
 
 
-def _list_part(root: Path, folder: Path) -> tuple[Mapping[str, list[tuple[str, int, int]]], int]:
-    """Images by class, each with its name below root; and how many other files there are."""
+def _list_part(root: Path, folder: Path) -> tuple[Mapping[str, list[tuple[str, int, int]]], list[str]]:
+    """Images by class, each with its name below root; and the names of other files."""
     classes: dict[str, list[tuple[str, int, int]]] = {}
-    others = 0
+    others: list[str] = []
     for entry in _scan(folder):
         _check_link(root, entry)
         if not entry.is_dir():
-            others += 1
+            others.append(Path(entry.path).relative_to(root).as_posix())
             continue
         images = []
         for file in _walk(root, Path(entry.path)):
@@ -158,7 +212,7 @@ def _list_part(root: Path, folder: Path) -> tuple[Mapping[str, list[tuple[str, i
                 status = file.stat()
                 images.append((Path(file.path).relative_to(root).as_posix(), status.st_size, status.st_mtime_ns))
             else:
-                others += 1
+                others.append(Path(file.path).relative_to(root).as_posix())
         if images:
             classes[entry.name] = sorted(images)
     return classes, others

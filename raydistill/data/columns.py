@@ -1,23 +1,29 @@
-"""A column of encoded images or of vectors, and a column of labels, as Apache Arrow holds them.
+"""A column of encoded images or of vectors, as Apache Arrow holds it; and which columns of a table are what.
 
-Comes in: Arrow arrays of Parquet files (parquet.py) or of a Hugging Face dataset (hugging_face.py). Goes out: examples
-and class numbers. Only bytes and numbers are read: a path that a record names is not followed.
+Comes in: Arrow arrays of Parquet files (parquet.py) or of a Hugging Face dataset (hugging_face.py). Goes out: examples.
+Only bytes and numbers are read: a path that a record names is not followed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raydistill.data.catalogue import PARTS, Catalogue, Reader
-from raydistill.data.images import CorruptRecord, ImageForm, decode_image
-from raydistill.data.labels import check_classes, index_labels
+from raydistill.data.catalogue import Columns
+from raydistill.data.images import (
+    SAMPLED,
+    CorruptRecord,
+    FormWish,
+    ImageForm,
+    decode_image,
+    peek_images,
+    settle_form,
+)
 from raydistill.errors import DataError
 from raydistill.files import Array
 
@@ -90,50 +96,47 @@ class TableRows:
         return problems
 
 
-def make_catalogue(
-    reader: Reader,
-    parts: Sequence[Part],
-    values: Values,
-    labels: Mapping[str, Array],
-    class_names: list[str],
-    identity: Any,
-    left_out: list[str],
-) -> Catalogue:
-    """The catalogue of a table. labels: by part, -1 where there is none. Raises DataError for unusable classes."""
-    check_classes(labels["train"][labels["train"] >= 0], class_names)
-    everything = np.concatenate([labels[part] for part in PARTS if part in labels])
-    train = len(labels["train"])
-    shape, dtype = values.shape, values.dtype
-    called = partial(name_row, parts)
-    return Catalogue(reader, everything, class_names, train, shape, dtype, identity, called, left_out=left_out)
-
-
-def choose_columns(schema: pa.Schema, x_column: str | None, label_column: str | None) -> tuple[str, str]:
-    """Names of the columns of inputs and labels, where they are given or there is only one choice."""
-    for option, name in (("x_column", x_column), ("label_column", label_column)):
+def choose_columns(schema: pa.Schema, columns: Columns) -> Columns:
+    """The columns with those of inputs and labels, which are given or the only choice. Raises DataError."""
+    given = {"x_column": columns.x, "label_column": columns.label}
+    given |= {"splits.column": columns.split, "splits.keep_apart": columns.keep_apart}
+    for option, name in given.items():
         if name is not None and name not in schema.names:
             raise DataError(f"{option}: {name!r} is no column of the source; it has {', '.join(schema.names)}")
-    choices = [name for name in LABEL_COLUMNS if name in schema.names and name != x_column]
-    if label_column is None and len(choices) != 1:
-        raise DataError(f"label_column: cannot be told among {', '.join(schema.names)}; name it with --label-column")
-    label_column = label_column or choices[0]
-    usable = [field.name for field in schema if field.name != label_column and _kind(field.type) is not None]
-    if x_column is None and len(usable) != 1:
+    taken = {columns.x, columns.split, columns.keep_apart}
+    choices = [name for name in LABEL_COLUMNS if name in schema.names and name not in taken]
+    if columns.label is None and len(choices) != 1:
+        raise DataError(
+            f"label_column: cannot be told among {', '.join(schema.names)}; name it with --label-column, or with"
+            " ?y=NAME behind the source"
+        )
+    label = columns.label or choices[0]
+    taken |= {label}
+    usable = [field.name for field in schema if field.name not in taken and _kind(field.type) is not None]
+    if columns.x is None and len(usable) != 1:
         raise DataError(
             f"x_column: cannot be told among {', '.join(schema.names)}; name the column of encoded images or of vectors"
-            " with --x-column"
+            " with --x-column, or with ?x=NAME behind the source"
         )
-    return x_column or usable[0], label_column
+    return replace(columns, x=columns.x or usable[0], label=label)
 
 
-def describe_values(schema: pa.Schema, column: str, form: ImageForm, first: Any) -> Values:
-    """What the column holds. first: its first value that is not null. Raises DataError for other types."""
+def count_sample(schema: pa.Schema, column: str, wish: FormWish | ImageForm) -> int:
+    """How many values `describe_values` wants to see."""
+    if holds_vectors(schema.field(column).type):
+        return 1
+    return 0 if isinstance(wish, ImageForm) else SAMPLED
+
+
+def describe_values(schema: pa.Schema, column: str, wish: FormWish | ImageForm, sample: Sequence[Any]) -> Values:
+    """What the column holds. sample: its first values that are not null. Raises DataError for other types."""
     kind = schema.field(column).type
     if _kind(kind) == "images":
-        return Values(column, form)
+        encoded = (value["bytes"] if isinstance(value, dict) else value for value in sample)
+        return Values(column, settle_form(wish, peek_images(encoded)))
     if _kind(kind) != "vectors":
         raise DataError(f"x_column: {column!r} is of type {kind}; give encoded images (bytes), or lists of numbers")
-    width = kind.list_size if pa.types.is_fixed_size_list(kind) else len(first or ())
+    width = kind.list_size if pa.types.is_fixed_size_list(kind) else len(sample[0]) if sample else 0
     if width == 0:
         raise DataError(f"x_column: {column!r} begins with an empty vector; give vectors of one length, 1 or more")
     return Values(column, None, width, "uint8" if kind.value_type == pa.uint8() else "float32")
@@ -155,31 +158,6 @@ def fill_vectors(array: pa.Array, out: Array) -> dict[int, str]:
     problems = {int(place): f"{max(0, lengths[place])} numbers instead of {width}" for place in np.flatnonzero(~whole)}
     spoilt = np.flatnonzero(whole)[~good]
     return problems | {int(place): "nothing, NaN, infinity, or beyond the range of float32" for place in spoilt}
-
-
-def index_columns(
-    labels: Mapping[str, pa.ChunkedArray], class_names: list[str] | None, where: str
-) -> tuple[dict[str, Array], list[str]]:
-    """Class numbers of each part's labels, -1 for null, and the class names, which the training part decides."""
-    indices = {}
-    for part in (part for part in PARTS if part in labels):
-        indices[part], class_names = _index_column(labels[part], class_names, f"{where} of {part}")
-    return indices, class_names or []
-
-
-def _index_column(column: pa.ChunkedArray, names: list[str] | None, where: str) -> tuple[Array, list[str]]:
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    indices = np.full(len(column), -1, np.int64)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        encoded = column.dictionary_encode().combine_chunks()  # N codes, and each text once
-        places, names = index_labels(np.array(encoded.dictionary.to_pylist(), dtype=str), names, where)
-        codes = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False)
-        indices[codes >= 0] = places[codes[codes >= 0]]
-    else:
-        known = pc.is_valid(column).to_numpy()
-        indices[known], names = index_labels(pc.drop_null(column).to_numpy(), names, where)
-    return indices, names
 
 
 def name_row(parts: Sequence[Part], row: int) -> str:

@@ -1,12 +1,13 @@
 """Hugging Face datasets as a source of `raydistill ingest`; needs the extra `raydistill[datasets]`.
 
 Comes in: the folder of a dataset that was saved with `save_to_disk`, or a name on the Hub. Goes out: a `Catalogue`:
-split train, then split test.
+split train, then validation, then test.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,21 +16,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from raydistill.data.catalogue import PARTS, Catalogue, Rows
-from raydistill.data.columns import (
-    Part,
-    TableRows,
-    Values,
-    choose_columns,
-    describe_values,
-    holds_vectors,
-    index_columns,
-    make_catalogue,
-)
-from raydistill.data.images import ImageForm, describe_problem
+from raydistill.data.catalogue import PARTS, Catalogue, Columns, Rows
+from raydistill.data.columns import Part, TableRows, Values, choose_columns, count_sample, describe_values
+from raydistill.data.images import FormWish, ImageForm, describe_problem
+from raydistill.data.names import is_saved
+from raydistill.data.table import list_read, make_catalogue
 from raydistill.errors import DataError
 
-MARKS = ("dataset_dict.json", "state.json")  # of a folder that save_to_disk has written
 BATCH_ROWS = 64
 
 
@@ -56,34 +49,30 @@ class SavedReader:
         yield TableRows(take, self.values, self.parts)
 
 
-def is_saved_dataset(folder: Path) -> bool:
-    """Whether save_to_disk has written the folder."""
-    return any((folder / mark).is_file() for mark in MARKS)
-
-
-def list_saved(root: Path, form: ImageForm, x_column: str | None, label_column: str | None) -> Catalogue:
-    """Rows of splits train and test. Raises DataError where the folder, the columns or the labels cannot be used."""
+def list_saved(root: Path, wish: FormWish | ImageForm, columns: Columns) -> Catalogue:
+    """Rows of splits train, validation and test. Raises DataError where folder, columns or labels cannot be used."""
     splits, others = load_splits(root)
     first = splits["train"]
     schema = first.with_format("arrow")[:0].schema
-    x_column, label_column = choose_columns(schema, x_column, label_column)
-    values = describe_values(schema, x_column, form, _first_value(first, x_column))
+    columns = choose_columns(schema, columns)
+    x = str(columns.x)
+    values = describe_values(schema, x, wish, _first_values(first, x, count_sample(schema, x, wish)))
     parts: list[Part] = []
-    labels: dict[str, pa.ChunkedArray] = {}
+    tables: dict[str, pa.Table] = {}
     for name, split in splits.items():
         parts.append(Part(name, f"split {name}", parts[-1].first + parts[-1].rows if parts else 0, len(split)))
-        if {x_column, label_column} - set(split.column_names):
-            raise DataError(f"source: split {name!r} lacks {x_column!r} or {label_column!r}; give all splits the same")
-        labels[name] = split.select_columns([label_column]).with_format("arrow")[:].column(0)
-    names = getattr(first.features[label_column], "names", None)
-    indices, class_names = index_columns(labels, names, label_column)
+        lacking = sorted({x, *list_read(columns)} - set(split.column_names))
+        if lacking:
+            raise DataError(f"source: split {name!r} lacks column {lacking[0]!r}; give all splits the same")
+        tables[name] = split.select_columns(list_read(columns)).with_format("arrow")[:]
+    names = getattr(first.features[columns.label], "names", None)
     identity = [[part.name, part.rows, splits[part.path]._fingerprint] for part in parts]
     reader = SavedReader(str(root), tuple(parts), values)
-    return make_catalogue(reader, parts, values, indices, class_names, identity, others)
+    return make_catalogue(reader, parts, values, tables, columns, names, identity, others)
 
 
 def load_splits(root: Path) -> tuple[dict[str, Any], list[str]]:
-    """Splits train and test of a saved dataset, a single one as train; and what other splits there are."""
+    """Splits of a saved dataset that are called as PARTS, a single one as train; and what other splits there are."""
     library = import_datasets()
     try:
         loaded = library.load_from_disk(str(root))
@@ -103,7 +92,7 @@ def download_dataset(name: str, folder: Path) -> None:
 
     Raises DataError where it cannot be fetched.
     """
-    if is_saved_dataset(folder):
+    if is_saved(folder):
         return
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
@@ -131,10 +120,9 @@ def import_datasets() -> Any:
     return datasets
 
 
-def _first_value(split: Any, column: str) -> Any:
-    """The first vector that is not null."""
+def _first_values(split: Any, column: str, count: int) -> list[Any]:
+    """The first values that are not null."""
     rows = split.select_columns([column]).with_format("arrow")
-    if not holds_vectors(rows[:0].schema.field(column).type):
-        return None
-    blocks = (rows[at : at + BATCH_ROWS].column(0) for at in range(0, len(rows), BATCH_ROWS))
-    return next((value.as_py() for block in blocks for value in block if value.is_valid), None)
+    blocks = (rows[at : at + BATCH_ROWS].column(0) for at in range(0, len(rows) if count else 0, BATCH_ROWS))
+    known = (value.as_py() for block in blocks for value in block if value.is_valid)
+    return list(itertools.islice(known, count))

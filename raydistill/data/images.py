@@ -5,7 +5,9 @@ Comes in: the bytes of a file that Pillow can read. Goes out: uint8 (H, W) or (H
 
 from __future__ import annotations
 
+import statistics
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Literal
@@ -17,6 +19,9 @@ from raydistill.files import Array
 
 Resize = Literal["crop", "pad", "stretch"]
 EIGHT_BITS = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
+GREY = ("1", "L", "LA", "La")
+LARGEST = 64  # side that is chosen where none is asked for: the built-in networks train on it in minutes
+SAMPLED = 128  # images that are looked at to choose size and channels
 DRAFT = 2  # a JPEG is decoded at the smallest scale that is still so many times as large as what it becomes
 
 
@@ -42,6 +47,53 @@ class ImageForm:
         return (self.size, self.size) if self.channels == 1 else (self.size, self.size, self.channels)
 
 
+@dataclass(frozen=True)
+class FormWish:
+    """What is asked for of an `ImageForm`. size, channels: None where the images themselves decide."""
+
+    size: int | None = None
+    channels: int | None = None
+    resize: Resize = "crop"
+
+
+def settle_form(wish: FormWish | ImageForm, sample: Iterable[Image.Image]) -> ImageForm:
+    """The form that is asked for; what is left open follows from a sample of the images, which is read only then.
+
+    size: the side of square images that are all alike, else the median of the shorter sides, down to a multiple of 8;
+    LARGEST at most. channels: 1 where all are grey.
+    """
+    if isinstance(wish, ImageForm):
+        return wish
+    size, channels = wish.size, wish.channels
+    if size is None or channels is None:
+        shown = [(image.size, image.mode) for image in sample]
+        size = size or _choose_size([sides for sides, _ in shown])
+        grey = bool(shown) and all(mode in GREY or mode.startswith("I;16") for _, mode in shown)
+        channels = channels or (1 if grey else 3)
+    return ImageForm(size, channels, wish.resize)
+
+
+def _choose_size(sides: list[tuple[int, int]]) -> int:
+    """See `settle_form`. sides: width and height of each image."""
+    if not sides:
+        return LARGEST
+    shorter = int(statistics.median(map(min, sides)))
+    alike = len(set(sides)) == 1 and sides[0][0] == sides[0][1]
+    return min(shorter if alike else max(8, shorter // 8 * 8), LARGEST)
+
+
+def peek_images(encoded: Iterable[bytes | None]) -> Iterator[Image.Image]:
+    """Size and mode of encoded images, which are not decoded; what is no image is left out."""
+    for data in encoded:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                image = Image.open(BytesIO(data or b""))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # told when they are decoded
+            continue
+        yield image
+
+
 def decode_image(data: bytes, form: ImageForm) -> Array:
     """Decode, turn upright as its EXIF data say, and resize. Raises CorruptRecord for whatever cannot be decoded."""
     try:
@@ -52,11 +104,16 @@ def decode_image(data: bytes, form: ImageForm) -> Array:
             with Image.open(BytesIO(data)) as image:
                 image.draft(None, (DRAFT * form.size, DRAFT * form.size))
                 image.load()
-                return _resize(_convert(ImageOps.exif_transpose(image), form.channels), form)
+                return fit_image(image, form)
     except MemoryError:
         raise
     except Exception as error:  # damaged files make decoders raise nearly anything
         raise CorruptRecord(describe_problem(error)) from error
+
+
+def fit_image(image: Image.Image, form: ImageForm) -> Array:
+    """A decoded image in the form, upright. Raises CorruptRecord for pixels of other than 8 bits."""
+    return _resize(_convert(ImageOps.exif_transpose(image), form.channels), form)
 
 
 def describe_problem(error: BaseException) -> str:

@@ -4,6 +4,8 @@ Comes in: what to read and how (`Wanted`). Goes out: a folder that `raydistill r
 
     x.npy           (N, ...) uint8 or float32: training rows, then test rows, in the source's order
     y.npy           (N,) int64
+    split.npy       (training rows,) int8, numbers of SPLITS, where the source gives more of them than test
+    keep_apart.npy  (N,) int64, where a column of it was asked for
     classes.json    names; parts.json: rows of training and test; corrupt.json: name and reason of each record left out
     checksums.npy   (blocks, 32) uint8: SHA-256 of every block of x.npy
     arrays.json     shape, settings, sizes and checksums of the others: written last, the finished mark
@@ -25,23 +27,36 @@ from typing import BinaryIO
 
 import numpy as np
 
-from raydistill.data.catalogue import Catalogue, Reader, Rows, list_images
-from raydistill.data.images import ImageForm
+from raydistill.data.catalogue import Catalogue, Columns, Reader, Rows, list_images
+from raydistill.data.images import FormWish, ImageForm
+from raydistill.data.names import holds_parquet, is_remote, is_saved, parse_name
 from raydistill.errors import DataError
 from raydistill.files import hash_json, read_json, write_json
 
 BLOCK_ROWS, BLOCK_BYTES = 512, 1 << 26  # of a block at most
-DOWNLOADED = "hf:"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is read and what it becomes. Columns: None where the source has only one that fits."""
+    """What is read and what it becomes.
+
+    source: a path, or a name such as hf:NAME (names.py). x_column, label_column: None where the source has only one
+    that fits. split_column: says which split each record is for. keep_apart: column whose equal values stay in one.
+    """
 
     source: str
-    form: ImageForm
+    form: FormWish | ImageForm
     x_column: str | None = None
     label_column: str | None = None
+    split_column: str | None = None
+    keep_apart: str | None = None
+
+    @property
+    def columns(self) -> Columns:
+        """All that are named, here or in the source's name."""
+        options = parse_name(self.source).options
+        x, label = self.x_column or options.get("x"), self.label_column or options.get("y")
+        return Columns(x, label, self.split_column, self.keep_apart)
 
 
 @dataclass(frozen=True)
@@ -88,35 +103,49 @@ class Work:
 
 def open_source(wanted: Wanted, output: Path) -> Catalogue:
     """List what the source holds. output: where a dataset of the Hub is kept. Raises DataError."""
-    from raydistill.data.hugging_face import download_dataset, is_saved_dataset, list_saved
+    named = parse_name(wanted.source)
+    if named.kind == "torchvision":
+        from raydistill.data.torchvision_sets import list_torchvision
 
-    columns = (wanted.x_column, wanted.label_column)
-    if wanted.source.startswith(DOWNLOADED):
-        download_dataset(wanted.source.removeprefix(DOWNLOADED), output / "work" / "source")
-        return list_saved(output / "work" / "source", wanted.form, *columns)
-    root = Path(wanted.source).expanduser().absolute()
+        check_no_columns(wanted, "torchvision's data sets have")
+        return list_torchvision(named, wanted.form)
+    root = Path(named.place).expanduser().absolute()
+    if named.kind == "hf" or (root.is_dir() and is_saved(root)):
+        from raydistill.data.hugging_face import download_dataset, list_saved
+
+        if is_remote(named):
+            root = output / "work" / "source"
+            download_dataset(named.place, root)
+        return list_saved(root, wanted.form, wanted.columns)
     if not root.exists():
         raise DataError(
-            f"source: {wanted.source!r} does not exist; give a folder of images, Parquet files, a saved Hugging Face"
-            f" dataset, or {DOWNLOADED}NAME for one of the Hub"
+            f"source: {named.place!r} does not exist; give a folder of images, Parquet files, a saved Hugging Face"
+            " dataset, or hf:NAME for one of the Hub"
         )
     if output.resolve().is_relative_to(root.resolve()):
-        raise DataError(f"output: {str(output)!r} lies within the source; give a folder outside {wanted.source!r}")
-    if is_saved_dataset(root):
-        return list_saved(root, wanted.form, *columns)
-    if root.is_file() or any(any(root.glob(form)) for form in ("*.parquet", "train/*.parquet", "test/*.parquet")):
+        raise DataError(f"output: {str(output)!r} lies within the source; give a folder outside {named.place!r}")
+    if named.kind == "parquet" or (not named.kind and holds_parquet(root)):
         from raydistill.data.parquet import list_parquet
 
-        return list_parquet(root, wanted.form, *columns)
-    if any(columns):
-        raise DataError("x_column, label_column: a folder of images has no columns; leave them out")
+        return list_parquet(root, wanted.form, wanted.columns)
+    check_no_columns(wanted, "a folder of images has")
     return list_images(root, wanted.form)
+
+
+def check_no_columns(wanted: Wanted, who: str) -> None:
+    """Raise DataError where columns are named of a source without any. who: that source, in words, with its verb."""
+    if wanted.x_column or wanted.label_column:
+        raise DataError(f"x_column, label_column: {who} no columns; leave them out")
+    for setting, name in (("splits.column", wanted.split_column), ("splits.keep_apart", wanted.keep_apart)):
+        if name is not None:
+            raise DataError(f"{setting}: {who} no columns such as {name!r}; leave it out")
 
 
 def plan_blocks(catalogue: Catalogue, wanted: Wanted) -> list[Block]:
     """All rows in blocks that depend on nothing but the source and the form."""
-    form = asdict(wanted.form) if catalogue.dtype == "uint8" and len(catalogue.shape) > 1 else None
-    columns = [wanted.x_column, wanted.label_column]
+    form = catalogue.form and asdict(catalogue.form)
+    columns = [wanted.columns.x, wanted.columns.label]
+    columns += [name for name in (wanted.split_column, wanted.keep_apart) if name is not None]
     common = hash_json([form, columns, catalogue.shape, catalogue.dtype, catalogue.identity])
     rows, total = count_block_rows(catalogue.shape, catalogue.dtype), len(catalogue.labels)
     blocks = []

@@ -18,62 +18,104 @@ from typing import Any
 import numpy as np
 
 from raydistill.data.catalogue import Catalogue
+from raydistill.data.images import ImageForm
 from raydistill.data.ingest import Block, Tally, Wanted, Work, count_block_rows
+from raydistill.data.splits import TEST
 from raydistill.errors import DataError
-from raydistill.files import Array, hash_file, hash_json, map_array, read_json, write_array, write_json, write_rows
+from raydistill.files import (
+    Array,
+    hash_file,
+    hash_json,
+    map_array,
+    read_array,
+    read_json,
+    remove,
+    write_array,
+    write_json,
+    write_rows,
+)
 
 FORMAT = 1
 FILES = ("x.npy", "y.npy", "classes.json", "parts.json", "corrupt.json", "checksums.npy")
+OPTIONAL = ("split.npy", "keep_apart.npy")  # where the source has them
 SAMPLE = 8  # blocks that are read when a folder is only to be known again
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """An ingested folder. x: (N, ...), mapped; y: (N,) int64; train: rows of the training part, which come first."""
+    """An ingested folder.
+
+    x: (N, ...), mapped. y: (N,) int64. train: rows of the training part, which come first. form: of images, else None.
+    split: (train,), numbers of SPLITS, where some are given; keep_apart: (N,), where a column was asked for.
+    """
 
     folder: Path
     x: Array
     y: Array
     class_names: list[str]
     train: int
+    form: ImageForm | None
+    split: Array | None
+    keep_apart: Array | None
+    record: dict[str, Any]
 
 
 def finish_arrays(
     output: Path, catalogue: Catalogue, wanted: Wanted, blocks: list[Block], work: Work, tally: Tally
 ) -> dict[str, Any]:
-    """Leave corrupt records out, write all files but the data's own, and the finished mark. Returns what it holds.
+    """Leave corrupt records out, put test rows behind the others, write all files. Returns the finished mark.
 
-    Where no record is corrupt, work/x.npy is the result as it is; otherwise its good rows are copied.
+    Where nothing changes by that, work/x.npy is the result as it is; otherwise its rows are copied.
     """
-    kept = np.ones(len(catalogue.labels), bool)
-    kept[list(tally.corrupt)] = False
-    parts = {"train": int(kept[: catalogue.train].sum()), "test": int(kept[catalogue.train :].sum())}
-    write_array(output / "y.npy", catalogue.labels[kept])
+    rows, train = order_rows(catalogue, tally)
+    parts = {"train": train, "test": len(rows) - train}
+    write_array(output / "y.npy", catalogue.labels[rows])
+    _write_optional(output, catalogue, rows, train)
     write_json(output / "classes.json", catalogue.class_names)
     write_json(output / "parts.json", parts)
     write_json(output / "corrupt.json", tally.list_corrupt())
-    if kept.all():
+    if np.array_equal(rows, np.arange(len(catalogue.labels))):
         sums = [tally.marks[block.index].sha256 for block in blocks]
         with open(Path(work.folder, "x.npy"), "rb") as file:
             os.fsync(file.fileno())
         Path(work.folder, "x.npy").replace(output / "x.npy")
     else:
-        sums = list(_copy_rows(work, np.flatnonzero(kept), output / "x.npy"))
+        sums = list(_copy_rows(work, rows, output / "x.npy"))
     write_array(output / "checksums.npy", np.array([list(bytes.fromhex(text)) for text in sums], np.uint8))
     record = {
         "raydistill_arrays": FORMAT,
         "key": hash_blocks(blocks),
-        "shape": [int(kept.sum()), *work.shape],
+        "shape": [len(rows), *work.shape],
         "dtype": work.dtype,
         "block_rows": count_block_rows(work.shape, work.dtype),
         "corrupt": len(tally.corrupt),
         "left_out": catalogue.left_out,
         "settings": asdict(wanted),
-        "files": {name: _describe_file(output / name) for name in FILES},
+        "form": catalogue.form and asdict(catalogue.form),
+        "files": {name: _describe_file(output / name) for name in (*FILES, *OPTIONAL) if (output / name).exists()},
     }
     write_json(output / "arrays.json", record)
     shutil.rmtree(work.folder, ignore_errors=True)
     return record
+
+
+def order_rows(catalogue: Catalogue, tally: Tally) -> tuple[Array, int]:
+    """Records that are kept, those for training first; and how many these are."""
+    kept = np.ones(len(catalogue.labels), bool)
+    kept[list(tally.corrupt)] = False
+    train, test = np.flatnonzero(kept & (catalogue.split != TEST)), np.flatnonzero(kept & (catalogue.split == TEST))
+    return np.concatenate([train, test]), len(train)
+
+
+def _write_optional(output: Path, catalogue: Catalogue, rows: Array, train: int) -> None:
+    """Write what the catalogue knows of splits, and remove what an earlier attempt has left."""
+    split, apart = catalogue.split[rows[:train]], catalogue.keep_apart
+    found = {"split.npy": split if split.any() else None, "keep_apart.npy": None if apart is None else apart[rows]}
+    for name, values in found.items():
+        if values is None:
+            remove(output / name)
+        else:
+            write_array(output / name, values)
 
 
 def hash_blocks(blocks: Iterable[Block]) -> str:
@@ -98,7 +140,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 def check_arrays(folder: Path) -> dict[str, Any]:
     """Know a folder again: sizes of all files, and checksums of a few blocks. Returns its record. Raises DataError."""
     record = read_record(folder)
-    for name in FILES:
+    for name in list_held(record):
         size = (folder / name).stat().st_size if (folder / name).is_file() else None
         if size != record["files"][name]["bytes"]:
             raise DataError(
@@ -110,24 +152,45 @@ def check_arrays(folder: Path) -> dict[str, Any]:
     return record
 
 
+def list_held(record: dict[str, Any]) -> list[str]:
+    """Names of a folder's files, x.npy first."""
+    return [*FILES, *(name for name in OPTIONAL if name in record["files"])]
+
+
 def identify_arrays(folder: Path) -> str:
     """Checksum of all that the folder holds, from those that were taken when it was written. Raises DataError."""
     record = check_arrays(folder)
     return hash_json([record["shape"], record["dtype"], record["files"]])
 
 
-def open_arrays(folder: Path, on_done: Callable[[int, int], None] = lambda done, total: None) -> Arrays:
-    """Verify every byte, a block at a time, and map x. Raises DataError that names what has changed."""
+def open_arrays(
+    folder: Path, on_done: Callable[[int, int], None] = lambda done, total: None, whole: bool = True
+) -> Arrays:
+    """Verify every byte, a block at a time, and map x. Raises DataError that names what has changed.
+
+    whole: False for a folder that this process has just written, of which a few blocks are enough.
+    """
     record = check_arrays(folder)
-    for name in FILES[1:]:
+    for name in list_held(record)[1:]:
         if hash_file(folder / name) != record["files"][name]["sha256"]:
             raise DataError(f"data: {str(folder / name)!r} has changed since it was written; ingest again")
     sums = _read_checksums(folder, record)
-    verify_blocks(folder, record, sums, range(len(sums)), on_done)
+    if whole:
+        verify_blocks(folder, record, sums, range(len(sums)), on_done)
     x, y = map_array(folder / "x.npy"), map_array(folder / "y.npy")
     if list(x.shape) != record["shape"] or x.dtype != record["dtype"]:
         raise DataError(f"data: the header of {str(folder / 'x.npy')!r} has changed since it was written; ingest again")
-    return Arrays(folder, x, y, read_json(folder / "classes.json"), int(read_json(folder / "parts.json")["train"]))
+    train = int(read_json(folder / "parts.json")["train"])
+    split, apart = (read_array(folder / name) if name in record["files"] else None for name in OPTIONAL)
+    names = read_json(folder / "classes.json")
+    return Arrays(folder, x, y, names, train, read_form(record), split, apart, record)
+
+
+def read_form(record: dict[str, Any]) -> ImageForm | None:
+    """How a folder's images were decoded, or None where it holds vectors."""
+    older = record["settings"]["form"] if len(record["shape"]) > 2 else None
+    form = record.get("form", older)
+    return None if form is None else ImageForm(**form)
 
 
 def verify_blocks(

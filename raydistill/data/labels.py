@@ -13,6 +13,8 @@ import numpy as np
 from raydistill.errors import DataError
 from raydistill.files import Array
 
+FEWEST_CLASSES = 3  # of two, no group could be confused more than another
+
 
 def index_labels(labels: Array, class_names: Sequence[str] | None, where: str) -> tuple[Array, list[str]]:
     """Turn integer or text labels (N,) into indices from 0, and name the classes.
@@ -54,8 +56,10 @@ def check_labels(labels: Array, classes: int, where: str) -> None:
 def check_classes(labels: Array, class_names: Sequence[str]) -> None:
     """Raise DataError for fewer than 3 classes, or a class without a training example. labels: (N,) from 0 to K - 1."""
     classes = len(class_names)
-    if classes < 3:
-        raise DataError(f"y_train: {classes} classes; give at least 3, or specialists have nothing to tell apart")
+    if classes < FEWEST_CLASSES:
+        raise DataError(
+            f"y_train: {classes} classes; give at least {FEWEST_CLASSES}, or specialists have nothing to tell apart"
+        )
     counts = np.bincount(labels, minlength=classes)
     if not counts.all():
         absent = int(np.argmin(counts))

@@ -6,7 +6,9 @@ Comes in: a file, or a folder of files. Goes out: a `Catalogue`, in the order of
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,22 +17,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydistill.data.catalogue import PARTS, Catalogue, Rows
-from raydistill.data.columns import (
-    Part,
-    TableRows,
-    Values,
-    choose_columns,
-    describe_values,
-    holds_vectors,
-    index_columns,
-    make_catalogue,
-)
-from raydistill.data.images import ImageForm
+from raydistill.data.catalogue import PARTS, Catalogue, Columns, Rows
+from raydistill.data.columns import Part, TableRows, Values, choose_columns, count_sample, describe_values
+from raydistill.data.images import FormWish, ImageForm
+from raydistill.data.table import list_read, make_catalogue
 from raydistill.errors import DataError, describe_in_line
 
 BATCH_ROWS = 64  # read at once: of large photographs, some 30 MB
 STREAM_BYTES = 1 << 20
+PART = re.compile(r"(train|test)|(confuse|tune|validation|valid|val)(?![a-z])")
+"""How names of files and folders begin that say what their records are for."""
 
 
 @dataclass(frozen=True)
@@ -85,44 +81,46 @@ class _ParquetColumn:
                 at += len(batch)
 
 
-def list_parquet(root: Path, form: ImageForm, x_column: str | None, label_column: str | None) -> Catalogue:
-    """Rows of one file, or of a folder's files in the order of their names; files of a test part by their names.
+def list_parquet(root: Path, wish: FormWish | ImageForm, columns: Columns) -> Catalogue:
+    """Rows of one file, or of a folder's files in the order of their names; parts by the names of files and folders.
 
     Raises DataError for unreadable files, columns that cannot be told or used, and labels that do not fit.
     """
     by_part = _find_files(root)
     by_path = [path for paths in by_part.values() for path in paths]
     parts: list[Part] = []
-    labels: dict[str, pa.ChunkedArray] = {}
+    tables: dict[str, pa.Table] = {}
     schema: pa.Schema = None
     for part, paths in by_part.items():
-        columns = []
+        read = []
         for path in paths:
             name = path.relative_to(root).as_posix() if path != root else path.name
             entry = Part(str(path), name, parts[-1].first + parts[-1].rows if parts else 0, 0)
             with _told(entry), pq.ParquetFile(path) as file:
                 if schema is None:
                     schema = file.schema_arrow
-                    x_column, label_column = choose_columns(schema, x_column, label_column)
-                    values = describe_values(schema, x_column, form, _first_value(file, x_column))
-                _check_alike(entry, file.schema_arrow, schema, (str(x_column), str(label_column)))
-                columns.append(file.read([label_column]).column(0))
+                    columns = choose_columns(schema, columns)
+                    x = str(columns.x)
+                    sample = _first_values(file, x, count_sample(schema, x, wish))
+                    values = describe_values(schema, x, wish, sample)
+                _check_alike(entry, file.schema_arrow, schema, [x, *list_read(columns)])
+                read.append(file.read(list_read(columns)))
                 parts.append(Part(entry.path, name, entry.first, file.metadata.num_rows))
-        labels[part] = pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
+        tables[part] = pa.concat_tables(read)
     identity = [[part.name, part.rows, *_stamp(Path(part.path))] for part in parts]
-    indices, names = index_columns(labels, _read_class_names(schema, str(label_column)), str(label_column))
+    names = _read_class_names(schema, str(columns.label))
     reader, beside = ParquetReader(tuple(parts), values), _list_beside(root, by_path)
-    return make_catalogue(reader, parts, values, indices, names, identity, beside)
+    return make_catalogue(reader, parts, values, tables, columns, names, identity, beside)
 
 
-def _first_value(file: pq.ParquetFile, column: str) -> Any:
-    if not holds_vectors(file.schema_arrow.field(column).type):
-        return None
-    batches = file.iter_batches(BATCH_ROWS, columns=[column])
-    return next((value.as_py() for batch in batches for value in batch.column(0) if value.is_valid), None)
+def _first_values(file: pq.ParquetFile, column: str, count: int) -> list[Any]:
+    """The first values that are not null."""
+    batches = file.iter_batches(BATCH_ROWS, columns=[column]) if count else ()
+    known = (value.as_py() for batch in batches for value in batch.column(0) if value.is_valid)
+    return list(itertools.islice(known, count))
 
 
-def _check_alike(part: Part, schema: pa.Schema, first: pa.Schema, columns: tuple[str, str]) -> None:
+def _check_alike(part: Part, schema: pa.Schema, first: pa.Schema, columns: Sequence[str]) -> None:
     for name in columns:
         index = schema.get_field_index(name)
         if index < 0 or schema.field(index).type != first.field(name).type:
@@ -143,17 +141,20 @@ def _read_class_names(schema: pa.Schema, column: str) -> list[str] | None:
 
 
 def _find_files(root: Path) -> dict[str, list[Path]]:
-    """Parquet files by part: those in train/ and test/, or whose names begin so; where none do, all are of training."""
+    """Parquet files by part: those in train/, test/ and so on, or whose names begin so; else all are of training."""
     if root.is_file():
         return {"train": [root]}
     paths = sorted(path for folder in (root, *(root / part for part in PARTS)) for path in folder.glob("*.parquet"))
     for path in paths:
         if not path.resolve().is_relative_to(root.resolve()):
             raise DataError(f"source: {str(path)!r} is a link that leaves the source; copy what it links to")
-    inside = [path.relative_to(root).as_posix() for path in paths]
-    found = {part: [path for path, name in zip(paths, inside, strict=True) if name.startswith(part)] for part in PARTS}
-    if not any(found.values()):
-        found["train"] = paths
+    begins = [PART.match(path.relative_to(root).as_posix()) for path in paths]
+    found: dict[str, list[Path]] = {part: [] for part in PARTS}
+    for path, begin in zip(paths, begins, strict=True):
+        if begin is not None:
+            found[begin[0]].append(path)
+    if not found["train"] and not found["test"]:
+        found = {"train": paths}
     if not found["train"]:
         raise DataError(f"source: {str(root)!r} has no Parquet files of a training part; give some")
     return {part: paths for part, paths in found.items() if paths}

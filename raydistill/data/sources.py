@@ -1,7 +1,8 @@
 """Sources: from a --data setting to checked arrays.
 
-Comes in: `digits`, `glyphs`, `npz:PATH`, `arrays:DIR` or `openml:NAME`. Goes out: a `Source`, whose arrays have been
-checked, or a `DataError` of one line.
+Comes in: `digits`, `glyphs`, `npz:PATH`, `arrays:DIR` or `openml:NAME`; those of names.py are decoded by
+stages/ingest.py and come here as arrays. Goes out: a `Source`, whose arrays have been checked, or a `DataError` of one
+line.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,18 +19,21 @@ from typing import Any
 import numpy as np
 
 from raydistill.config import Config
+from raydistill.data.given import take_splits
+from raydistill.data.images import ImageForm
 from raydistill.data.ingested import check_arrays, identify_arrays, open_arrays
 from raydistill.data.labels import check_classes, check_labels, index_labels, list_names
+from raydistill.data.names import INGESTED, check_named, data_path, stamp_files, suggest_name
 from raydistill.errors import DataError, describe_in_line
-from raydistill.files import Array, hash_file
+from raydistill.files import Array, hash_file, read_json
 
 Map = Callable[..., list[Any]]
 """As `Executor.map`: a function, the items, and a callback for (done, total)."""
 Progress = Callable[[int, int], None]
 
-FORMS = "digits, glyphs, npz:PATH, arrays:DIR or openml:NAME"
+FORMS = "images:FOLDER, parquet:PATH, hf:NAME, torchvision:NAME, npz:PATH, arrays:DIR, openml:NAME, digits or glyphs"
 BLOCK_VALUES = 1 << 22  # numbers that are checked at once
-PARTS = ("x_train", "y_train", "x_test", "y_test", "class_names")  # arrays of a .npz file
+PARTS = ("x_train", "y_train", "x_test", "y_test", "class_names", "x_unlabeled")  # arrays of a .npz file
 READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
@@ -38,7 +42,9 @@ class Source:
     """Examples as they came.
 
     x_train: (N, ...). y_train: (N,) classes, from 0. x_test, y_test: likewise, or None. keep_apart: (N,) or None.
-    file: .npy file that holds x_train, then x_test, as they are to be stored, and is never changed; or None.
+    file: .npy file that holds x_train, then x_test, as they are to be stored, and is never changed; or None. form: how
+    encoded images became examples, or None. split: (N,) numbers of SPLITS that the training rows are given, or None.
+    corrupt: name and reason of each record that was left out. x_unlabeled: more examples, without labels, or None.
     """
 
     x_train: Array
@@ -48,6 +54,10 @@ class Source:
     y_test: Array | None = None
     keep_apart: Array | None = None
     file: Path | None = None
+    form: ImageForm | None = None
+    split: Array | None = None
+    corrupt: Sequence[Mapping[str, str]] = ()
+    x_unlabeled: Array | None = None
 
 
 def check_source(data: str) -> None:
@@ -58,8 +68,12 @@ def check_source(data: str) -> None:
     if kind == "arrays" and name:
         check_arrays(Path(name).expanduser())
         return
+    if kind in INGESTED:
+        check_named(data)
+        return
     if kind != "npz" or not name:
-        raise DataError(f"data: {data!r} is not allowed; give {FORMS}")
+        near = suggest_name(data)
+        raise DataError(f"data: {data!r} is not allowed; " + (f"did you mean {near!r}?" if near else f"give {FORMS}"))
     path = Path(name).expanduser()
     if not path.is_file():
         raise DataError(f"data: {name!r} does not exist or is not a file; give the path of a .npz file")
@@ -72,13 +86,20 @@ def check_source(data: str) -> None:
 def identify_source(config: Config) -> dict[str, Any]:
     """What decides the source's bytes; part of the data stage's key."""
     kind, _, name = config.data.partition(":")
-    identity: dict[str, Any] = {"data": config.data, "keep_apart": config.splits.keep_apart}
+    identity: dict[str, Any] = {
+        "data": config.data,
+        "keep_apart": config.splits.keep_apart,
+        "column": config.splits.column,
+    }
     if config.data == "glyphs":
         identity |= {"seed": config.seed, **config.glyphs.model_dump()}
     if kind == "npz":
         identity["sha256"] = hash_file(Path(name).expanduser())
     if kind == "arrays":
         identity["sha256"] = identify_arrays(Path(name).expanduser())
+    if kind in INGESTED:
+        identity["images"] = config.images.model_dump(exclude={"max_corrupt"})
+        identity["files"] = stamp_files(data_path(config.data))
     return identity
 
 
@@ -91,17 +112,25 @@ def load_source(config: Config, map_items: Map, on_done: Progress) -> Source:
     elif config.data == "digits":
         source = _load_digits()
     elif kind == "npz":
-        source = _read_npz(Path(name).expanduser(), config.splits.keep_apart)
+        source = _read_npz(Path(name).expanduser(), config.splits.keep_apart, config.splits.column)
     elif kind == "arrays":
-        source = _open_arrays(Path(name).expanduser(), on_done)
+        source = open_source_arrays(Path(name).expanduser(), config, on_done)
     else:
         source = _fetch_openml(name)
-    if config.splits.keep_apart is not None and source.keep_apart is None:
-        raise DataError(
-            f"splits.keep_apart: {config.splits.keep_apart!r} is not in {config.data}; only npz files have it"
-        )
+    _check_columns(config, source)
     check_examples(source)
     return source
+
+
+def _check_columns(config: Config, source: Source) -> None:
+    """Raise DataError for columns that such a source does not have."""
+    for setting, found in (("keep_apart", source.keep_apart), ("column", source.split)):
+        name = getattr(config.splits, setting)
+        if name is not None and found is None:
+            raise DataError(
+                f"splits.{setting}: {name!r} is not in {config.data}; npz, parquet and hf have such, and arrays that"
+                " raydistill ingest made with it; leave it out"
+            )
 
 
 def check_examples(source: Source) -> None:
@@ -115,9 +144,19 @@ def check_examples(source: Source) -> None:
         )
     if source.x_test is not None and source.y_test is not None:
         _check_part("test", source.x_test, source.y_test, classes)
-        _check_alike(source.x_train, source.x_test)
+        _check_alike(source.x_train, source.x_test, "x_test")
     elif source.x_test is not None or source.y_test is not None:
         raise DataError("x_test, y_test: only one of them is given; give both or neither")
+    if source.x_unlabeled is not None:
+        check_beside(source.x_train, source.x_unlabeled, "x_unlabeled")
+
+
+def check_beside(x_train: Array, x: Array, name: str) -> None:
+    """Check examples (N, ...) that are stored beside x_train, and have no labels. Raises DataError that names them."""
+    if x.ndim < 2 or 0 in x.shape:
+        raise DataError(f"{name}: shape {x.shape}; give (examples, ...) with at least one example and one feature")
+    _check_numbers(x, name)
+    _check_alike(x_train, x, name)
 
 
 def _check_part(part: str, x: Array, y: Array, classes: int) -> None:
@@ -125,15 +164,19 @@ def _check_part(part: str, x: Array, y: Array, classes: int) -> None:
         raise DataError(f"x_{part}: shape {x.shape}; give (examples, ...) with at least one example and one feature")
     if y.ndim != 1 or len(x) != len(y):
         raise DataError(f"x_{part}, y_{part}: shapes {x.shape} and {y.shape}; give one label for each example")
+    _check_numbers(x, f"x_{part}")
+    check_labels(y, classes, f"y_{part}")
+
+
+def _check_numbers(x: Array, name: str) -> None:
     if x.dtype.kind not in "iuf" or x.dtype.itemsize > 8:
-        raise DataError(f"x_{part}: type {x.dtype}; give integers or floats of at most 64 bits")
+        raise DataError(f"{name}: type {x.dtype}; give integers or floats of at most 64 bits")
     row = _find_unusable(x)
     if row is not None:
         raise DataError(
-            f"x_{part}: example {row} has NaN, infinity, or a number beyond the range of float32 or int64;"
+            f"{name}: example {row} has NaN, infinity, or a number beyond the range of float32 or int64;"
             " remove, fill or scale such values"
         )
-    check_labels(y, classes, f"y_{part}")
 
 
 def _find_unusable(x: Array) -> int | None:
@@ -150,16 +193,16 @@ def _find_unusable(x: Array) -> int | None:
     return None
 
 
-def _check_alike(x_train: Array, x_test: Array) -> None:
-    """Refuse a test part that the training part's type would change: both are stored as one array."""
-    if x_test.shape[1:] != x_train.shape[1:]:
+def _check_alike(x_train: Array, x: Array, name: str) -> None:
+    """Refuse another part that the training part's type would change: both are stored as one array."""
+    if x.shape[1:] != x_train.shape[1:]:
         raise DataError(
-            f"x_test: shape {x_test.shape[1:]} of an example is not x_train's {x_train.shape[1:]}; give both the same"
+            f"{name}: shape {x.shape[1:]} of an example is not x_train's {x_train.shape[1:]}; give both the same"
         )
-    train, test = x_train.dtype, x_test.dtype
-    fits = np.can_cast(test, train) or train == np.float32
-    if (train.kind == "f") != (test.kind == "f") or not fits:
-        raise DataError(f"x_test: type {test} does not go into x_train's {train}; give both the same type")
+    train, other = x_train.dtype, x.dtype
+    fits = np.can_cast(other, train) or train == np.float32
+    if (train.kind == "f") != (other.kind == "f") or not fits:
+        raise DataError(f"{name}: type {other} does not go into x_train's {train}; give both the same type")
 
 
 def _load_digits() -> Source:
@@ -180,41 +223,56 @@ def _render_glyphs(config: Config, map_items: Map, on_done: Progress) -> Source:
     return Source(images, labels, letters)
 
 
-def _open_arrays(folder: Path, on_done: Progress) -> Source:
-    arrays = open_arrays(folder, on_done)
-    part, rest = slice(arrays.train), slice(arrays.train, None)
-    has_test = arrays.train < len(arrays.y)
+def open_source_arrays(
+    folder: Path, config: Config, on_done: Progress = lambda done, total: None, whole: bool = True
+) -> Source:
+    """A folder that was ingested, as a source. whole: whether every byte is verified. Raises DataError."""
+    arrays = open_arrays(folder, on_done, whole)
+    train, has_test = arrays.train, arrays.train < len(arrays.y)
+    held = arrays.record["settings"]
+    has_apart = config.splits.keep_apart is not None and held.get("keep_apart") == config.splits.keep_apart
+    split = arrays.split
+    if split is None and config.splits.column is not None and held.get("split_column") == config.splits.column:
+        split = np.zeros(train, np.int8)  # it names no split but train and test
+    if config.splits.column is not None and held.get("split_column") != config.splits.column:
+        split = None  # not what is asked for
     return Source(
-        arrays.x[part],
-        arrays.y[part],
+        arrays.x[:train],
+        arrays.y[:train],
         arrays.class_names,
-        x_test=arrays.x[rest] if has_test else None,
-        y_test=arrays.y[rest] if has_test else None,
+        x_test=arrays.x[train:] if has_test else None,
+        y_test=arrays.y[train:] if has_test else None,
+        keep_apart=arrays.keep_apart[:train] if has_apart and arrays.keep_apart is not None else None,
         file=folder / "x.npy",
+        form=arrays.form,
+        split=split,
+        corrupt=read_json(folder / "corrupt.json"),
     )
 
 
-def _read_npz(path: Path, keep_apart: str | None) -> Source:
-    arrays = _read_arrays(path, keep_apart)
+def _read_npz(path: Path, keep_apart: str | None, column: str | None) -> Source:
+    arrays = _read_arrays(path, [name for name in (keep_apart, column) if name is not None])
     names, labels, test_labels = arrays.get("class_names"), arrays["y_train"], arrays.get("y_test")
     y_train, class_names = index_labels(labels, None if names is None else list_names(names), "y_train")
     if test_labels is not None and (test_labels.dtype.kind in "US") != (labels.dtype.kind in "US"):
         raise DataError(
             f"y_test: type {test_labels.dtype}, but y_train's is {labels.dtype}; give both integers or text"
         )
-    return Source(
+    source = Source(
         x_train=arrays["x_train"],
         y_train=y_train,
         class_names=class_names,
         x_test=arrays.get("x_test"),
         y_test=None if test_labels is None else index_labels(test_labels, class_names, "y_test")[0],
         keep_apart=arrays[keep_apart] if keep_apart else None,
+        x_unlabeled=arrays.get("x_unlabeled"),
     )
+    return source if column is None else take_splits(source, arrays[column], column, keep_apart)
 
 
-def _read_arrays(path: Path, keep_apart: str | None) -> dict[str, Array]:
-    """The arrays of a .npz file that raydistill knows; others may be there. Raises DataError."""
-    required = ["x_train", "y_train"] + ([keep_apart] if keep_apart else [])
+def _read_arrays(path: Path, named: Sequence[str]) -> dict[str, Array]:
+    """The arrays of a .npz file that raydistill knows, and those named. Raises DataError."""
+    required = ["x_train", "y_train", *named]
     name = None
     try:
         with path.open("rb") as stream:

@@ -68,6 +68,12 @@ def enriched_rows(logits: Any, labels: Any, offset: Any, outside: Any, loss: Any
 
 
 @compile_part
+def _weigh_label(label: Any, label_weight: Any) -> Any:
+    """Weight of an example's label: none where there is no label."""
+    return f32(label_weight) if label >= 0 else f32(0.0)
+
+
+@compile_part
 def _distil_row(
     logits: Any,
     targets: Any,
@@ -121,7 +127,7 @@ def _distil_row(
 def distil_rows(
     logits: Any, targets: Any, labels: Any, temperature: float, label_weight: float, loss: Any, gradient: Any
 ) -> None:
-    """What `losses.distil` says, with softened targets (B, K)."""
+    """What `losses.distil` says, with softened targets (B, K); labels (B,), -1 where there is none."""
     for part in prange(PARTS):
         spare = np.empty(logits.shape[1], np.float32)
         for i in range(part * len(logits) // PARTS, (part + 1) * len(logits) // PARTS):
@@ -131,7 +137,7 @@ def distil_rows(
                 f32(1.0),
                 labels[i],
                 f32(temperature),
-                f32(label_weight),
+                _weigh_label(labels[i], label_weight),
                 f32(1.0 / len(logits)),
                 spare,
                 gradient[i],
@@ -163,7 +169,7 @@ def distil_dense_rows(
                 f32(1.0) / total,
                 labels[i],
                 f32(temperature),
-                f32(label_weight),
+                _weigh_label(labels[i], label_weight),
                 f32(1.0 / len(logits)),
                 spare,
                 gradient[i],
@@ -203,7 +209,7 @@ def distil_sparse_rows(
                 f32(1.0) / (total + (others - 1) * stored[-1]),
                 labels[i],
                 f32(temperature),
-                f32(label_weight),
+                _weigh_label(labels[i], label_weight),
                 f32(1.0 / len(logits)),
                 spare,
                 gradient[i],

@@ -1,7 +1,8 @@
-"""The executor on Ray: the same four verbs as InProcess, each by the part of Ray that fits it.
+"""The executor on Ray: the same verbs as InProcess, each by the part of Ray that fits it.
 
-map       tasks            run_jobs  one Ray Train run and a queue (pool.py)
-search    Ray Tune         train     data-parallel TorchTrainers (trainers.py)
+map         tasks          run_jobs  one Ray Train run and a queue (pool.py)
+run_blocks  Ray Data       train     data-parallel TorchTrainers (trainers.py)
+search      Ray Tune
 
 A cluster is joined at once. A private Ray starts when jobs, a search or several workers ask for it: measured, the
 glyphs are drawn in 2 s by threads of this process, and in 10 s by Ray, which first has to start.
@@ -20,6 +21,8 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from raydistill.cluster import ClusterConfig, NeedsConfig
+from raydistill.data.ingest import Block, Mark, Work
+from raydistill.data.ingestion import run_here
 from raydistill.execution import Item, Job, JobEvent, JobOutcome, Role, SearchSpace, Trial, Value
 from raydistill.in_process import InProcess
 from raydistill.on_ray.pool import PoolOptions, run_pool
@@ -36,6 +39,9 @@ from raydistill.on_ray.session import RaySession, finds_cluster, start_ray
 
 LEASE_SECONDS = 600.0  # longer than anything that is silent: the first import, a validation, a slow file system
 NODE_SECONDS = 600.0  # a cloud needs minutes for its first node
+FEW_BLOCKS = (
+    16  # of 512 records: one process decodes as many in the time that Ray takes to start (benchmarks/INGEST.md)
+)
 UNKNOWN = 100_000  # workers of a cluster whose growth nobody tells
 
 
@@ -52,6 +58,7 @@ class RayExecutor:
         workers: Mapping[Role, int] | None = None,
         note: Callable[[str], None] = lambda text: None,
         lease_seconds: float = LEASE_SECONDS,
+        node_seconds: float | None = None,
     ) -> None:
         """Join Ray, or be ready to start it.
 
@@ -60,6 +67,7 @@ class RayExecutor:
         """
         self._scratch = Path(scratch).expanduser().absolute()
         self._verbose, self._note, self._lease_seconds = verbose, note, lease_seconds
+        self._node_seconds = NODE_SECONDS if node_seconds is None else node_seconds
         self._cluster = cluster or ClusterConfig()
         self._checked: set[tuple[Role | None, int]] = set()
         self._needs_of_role: dict[Role | None, dict[str, float]] = {}
@@ -97,6 +105,16 @@ class RayExecutor:
             ray.get(finished)
             on_done(len(items) - len(pending), len(items))
         return ray.get(references)
+
+    def run_blocks(self, work: Work, blocks: Sequence[Block], on_mark: Callable[[Mark], None]) -> None:
+        """Do the blocks by Ray Data; a few of them in this process, unless Ray has started before."""
+        if self._started is None and len(blocks) <= FEW_BLOCKS:
+            return run_here(work, blocks, on_mark)
+        from raydistill.on_ray.ingest import run_blocks
+
+        assert self._session is not None  # Ray starts here
+        for mark in run_blocks(work, blocks, self._verbose):
+            on_mark(mark)
 
     def run_jobs(self, jobs: Sequence[Job], on_event: Callable[[JobEvent], None], workers: int = 1) -> list[JobOutcome]:
         """Run the jobs in the pool; with several workers each, in groups of their own."""
@@ -195,10 +213,10 @@ class RayExecutor:
         self._checked.add((role, workers))
 
     def _await_room(self, role: Role | None, workers: int) -> bool:
-        """Whether nodes that hold so many workers came within NODE_SECONDS."""
-        needs, deadline = self._needs(role, workers), time.monotonic() + NODE_SECONDS
+        """Whether nodes that hold so many workers came within the time that is waited for them."""
+        needs, deadline = self._needs(role, workers), time.monotonic() + self._node_seconds
         told = describe_resources(needs)
-        self._note(f"no node holds {told} yet, waiting for one up to {NODE_SECONDS / 60:g} minutes")
+        self._note(f"no node holds {told} yet, waiting for one up to {self._node_seconds / 60:g} minutes")
         asked = placement_group([needs] * workers)  # an autoscaler sees what waits
         try:
             while not (there := count_slots(self._needs(role, workers)) >= workers) and time.monotonic() < deadline:

@@ -20,7 +20,7 @@ from raydistill.errors import RaydistillError
 from raydistill.on_ray.resources import count_slots
 from raydistill.on_ray.session import start_ray
 
-FEWEST_BLOCKS, MOST_BLOCKS = 2, 16  # of a task: worth a task of its own; what a lost node costs at most
+MOST_BLOCKS = 16  # of a task, and so what a lost node costs at most
 
 
 class RayBlocks:
@@ -76,7 +76,7 @@ def deal_blocks(blocks: Sequence[Block], slots: int) -> list[Sequence[Block]]:
     """
     parts, start = [], 0
     while start < len(blocks):
-        size = min(max((len(blocks) - start) // (2 * slots), FEWEST_BLOCKS), MOST_BLOCKS)
+        size = min(max(1, (len(blocks) - start) // (2 * slots)), MOST_BLOCKS)
         parts.append(blocks[start : start + size])
         start += size
     return parts

@@ -1,7 +1,8 @@
 """The search by Ray Tune: Optuna proposes, asynchronous successive halving stops, actors are used again.
 
-Trials are plain functions. No state of Tune or Optuna outlives the call: a search that is started again proposes the
-same pairs, and each trial replays from its own folder what it did before.
+Trials are plain functions. No state of Tune or Optuna is read again: a search that is started anew proposes the same
+pairs, and each trial replays from its own folder what it did before. What Tune writes is kept below the scratch folder
+as an experiment of its own form, for ray.tune.ExperimentAnalysis and the like.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import contextlib
 import os
 import shutil
 import time
-import uuid
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from typing import Any, Literal
 import optuna
 from ray import tune
 from ray.exceptions import RayActorError
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
@@ -34,10 +35,13 @@ from raydistill.execution import (
     report_failures,
     resolve_function,
 )
+from raydistill.files import publish
 from raydistill.in_process import search_distributions
 from raydistill.on_ray.pool import PoolOptions
 
 TRIAL_RETRIES = 2
+EXPERIMENT = "search"  # its folder, in the scratch folder
+TOLD = ("loss", "valid_loss", "learning_rate")  # what Tune is told of a pass, beside the metric
 
 
 def run_search(
@@ -56,7 +60,8 @@ def run_search(
 ) -> list[Trial]:
     """Try `trials` pairs; the rest as Executor.search says. Raises JobFailed if a trial fails."""
     optuna.logging.set_verbosity(optuna.logging.INFO if verbose else optuna.logging.WARNING)
-    recorder, name = Recorder(trials, epochs, on_event), f"search-{uuid.uuid4().hex[:8]}"
+    recorder = Recorder(trials, epochs, on_event)
+    shutil.rmtree(options.scratch / EXPERIMENT, ignore_errors=True)  # of a search that was interrupted, or is redone
     tuner = tune.Tuner(
         tune.with_resources(make_trainable(function, arguments, epochs), dict(options.resources)),
         tune_config=tune.TuneConfig(
@@ -79,9 +84,9 @@ def run_search(
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name=name,
+            name=EXPERIMENT,
             storage_path=str(options.scratch),
-            callbacks=[recorder],
+            callbacks=[recorder, JsonLoggerCallback(), CSVLoggerCallback()],
             failure_config=tune.FailureConfig(max_failures=TRIAL_RETRIES),
             verbose=1 if verbose else 0,
         ),
@@ -91,7 +96,7 @@ def run_search(
         results = tuner.fit()
     if results.errors:
         raise recorder.describe_failure() from results.errors[0]
-    shutil.rmtree(options.scratch / name, ignore_errors=True)
+    publish(options.scratch / EXPERIMENT)
     return recorder.trials()
 
 
@@ -125,7 +130,8 @@ class TuneBeat:
         epoch = int(progress["epoch"])
         try:
             seconds = time.monotonic() - self._began
-            tune.report({"value": float(progress["value"]), "epoch": epoch, "seconds": seconds})
+            told = {name: float(progress[name]) for name in TOLD if name in progress}
+            tune.report({"value": float(progress["value"]), "epoch": epoch, "seconds": seconds, **told})
         except SystemExit:  # read in its source: report stops a function so, and only so can the actor be used again
             self.stopped = True
             if epoch < self._epochs:
@@ -134,12 +140,16 @@ class TuneBeat:
 
 @dataclass
 class Record:
-    """What is known of a trial. values: the metric by epoch; worker: who had its last epoch; seconds: until its end."""
+    """What is known of a trial. values: the metric by epoch; worker: who had its last epoch; seconds: until its end.
+
+    latest: other numbers of its last epoch.
+    """
 
     parameters: dict[str, float]
     values: dict[int, float] = field(default_factory=dict)
     worker: str = ""
     seconds: float = 0.0
+    latest: dict[str, float] = field(default_factory=dict)
 
 
 class Recorder(tune.Callback):
@@ -167,6 +177,7 @@ class Recorder(tune.Callback):
         record = self._find(trial)
         record.values[int(result["epoch"])] = float(result["value"])
         record.seconds = float(result["seconds"])
+        record.latest = {name: float(result[name]) for name in TOLD if name in result}
         record.worker = f"{result.get('hostname', '')}:{result.get('pid', '')}"
         self._tell(trial, "running")
 
@@ -206,7 +217,7 @@ class Recorder(tune.Callback):
         epoch = max(record.values, default=0)
         progress: dict[str, Any] = {"epoch": epoch, "epochs": self._epochs, "fraction": epoch / self._epochs}
         if record.values:
-            progress |= {"value": record.values[epoch], "seconds": record.seconds}
+            progress |= {"value": record.values[epoch], "seconds": record.seconds, **record.latest}
         self._on_event(JobEvent(name_trial(place_of(trial)), state, record.worker, progress))
 
 

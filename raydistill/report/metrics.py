@@ -6,6 +6,7 @@ Comes in: `Answers` of models to the same examples. Goes out: plain numbers for 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from raydistill.report.answers import Answers
 
 BINS = 15  # of the calibration error, as in Guo et al. 2017
 TOP5_CLASSES = 20  # with fewer classes, the best five are no news
+WORST_SHOWN = 5
 COVERED_MOST = 10  # the paper's last row: "10 or more"
 NORMAL_95 = 1.959964
 
@@ -28,6 +30,30 @@ def measure_quality(answers: Answers, classes: int) -> dict[str, Any]:
         "test_top5": float((answers.rank < 5).double().mean()) if classes >= TOP5_CLASSES else None,
         "test_nll": -float(answers.label_log_prob.mean()),
         "test_calibration_error": measure_calibration_error(answers.confidence, answers.correct),
+    }
+
+
+def measure_by_class(answers: Answers, class_names: Sequence[str]) -> dict[str, Any]:
+    """Balanced accuracy, the mean of the accuracies of all classes that have examples, and the classes that fare worst.
+
+    worst_classes: class, examples and accuracy of each, the worst first; of equals, those with more examples.
+    """
+    labels = answers.labels.numpy()
+    counts = np.bincount(labels, minlength=len(class_names))
+    right = np.bincount(labels, answers.correct.double().numpy(), minlength=len(class_names))
+    there = np.flatnonzero(counts)
+    accuracy = right[there] / counts[there]
+    worst = np.lexsort((-counts[there], accuracy))[:WORST_SHOWN]
+    return {
+        "balanced_accuracy": float(accuracy.mean()),
+        "worst_classes": [
+            {
+                "class": class_names[there[place]],
+                "examples": int(counts[there[place]]),
+                "accuracy": float(accuracy[place]),
+            }
+            for place in worst
+        ],
     }
 
 
@@ -58,12 +84,12 @@ def compare_models(first: Tensor, second: Tensor) -> Comparison:
     first, second: boolean (N,), right or wrong. Source: McNemar 1947; p two-sided from the binomial distribution. The
     interval is Wald's for paired proportions: (b - c)/N ± 1.96 √(b + c - (b - c)²/N) / N.
     """
-    from scipy.stats import binomtest
+    from scipy.special import bdtr  # scipy.stats has it as binomtest, and takes a second to import
 
     count, b, c = len(first), int((first & ~second).sum()), int((second & ~first).sum())
     difference = (b - c) / count
     half = NORMAL_95 * math.sqrt(max(b + c - (b - c) ** 2 / count, 0.0)) / count
-    p_value = float(binomtest(b, b + c).pvalue) if b + c else 1.0
+    p_value = min(1.0, 2 * float(bdtr(min(b, c), b + c, 0.5)))
     return Comparison(difference, (difference - half, difference + half), b, c, p_value)
 
 

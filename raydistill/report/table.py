@@ -20,7 +20,10 @@ def read_report(run: RunFolder) -> dict[str, Any]:
     try:
         return read_json(run.stage_folder("report") / "report.json")  # type: ignore[no-any-return]
     except FileNotFoundError:
-        raise RunFolderError(f"run_dir: {run.location!r} has no report yet; run raydistill run first") from None
+        raise RunFolderError(
+            f"run_dir: {run.location!r} has no report yet; raydistill status {run.location} tells how far it is, and"
+            " the command that began it goes on"
+        ) from None
 
 
 def list_models(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -35,6 +38,8 @@ def list_models(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     if "repair" in student:
         before = student["repair"]["unrepaired"]
         rows.append(("the same before its repair", {**before, "parameters": student["parameters"]}))
+    if "int8" in report:
+        rows.append(("the student in 8-bit integers", report["int8"]))
     return rows + [(f"control: same network, {CONTROLS[name]}", model) for name, model in report["controls"].items()]
 
 

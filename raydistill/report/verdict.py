@@ -205,6 +205,11 @@ def advise(teacher: str, knows_more: bool, against: dict[str, str]) -> str:
     if knows_more:
         who = "teacher" if teacher == "generalist" else "ensemble"
         return f"Try a wider student, more passes or more trials: the {who} knows more than this student shows."
+    if "labels_only" in better and "generalist_targets" in against:
+        return (
+            "Ship the network that was trained on the generalist's targets: it is simpler, and nothing here is"
+            " significantly better."
+        )
     return "Ship the network that was trained on labels only: it is simpler, and nothing here is significantly better."
 
 

@@ -7,21 +7,29 @@ from typing import Any
 
 from torch import nn
 
-from raydistill.batches import Batches, shuffle_rows
+from raydistill.balance import balanced_label_loss
+from raydistill.batches import Batches
 from raydistill.data.arrays import open_examples, read_split
 from raydistill.execution import Beat, Job
 from raydistill.files import write_json
 from raydistill.forward import place_model
+from raydistill.mixup import mixed_loss
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
+from raydistill.stages.feeding import build_change, open_balance, sample_rows
+from raydistill.stages.given import take_checkpoint
+from raydistill.stages.growth import count_warm_passes, start_warm
 from raydistill.stages.networks import build_generalist, count_passes, network_seed, train_once
-from raydistill.training import Progress, batch_label_loss, train_model
+from raydistill.training import Progress, train_model
 from raydistill.workers import choose_device, unwrap
 
 
 def run_generalist(context: Context) -> None:
-    """Train the generalist, in this process or data-parallel."""
+    """Train the generalist, in this process or data-parallel; or take the one that the user gives."""
+    if context.config.generalist.checkpoint is not None:
+        take_checkpoint(context)
+        return
     outcome = context.executor.train(
         _describe_job(context, 0), context.config.generalist.workers, context.display.on_event
     )
@@ -47,23 +55,29 @@ def train_generalist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     config = run.read_config()
     examples, settings, device = open_examples(run), config.generalist, choose_device()
 
+    name = "generalist" if index == 0 else f"seeds/{index:03d}"
+    seed = network_seed(config, "generalist", index)
+    balance, rows = open_balance(run, config, examples), read_split(run, "fit")
+
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
-        model = place_model(build_generalist(run, config, examples, index), settings, device)
+        model = start_warm(run, config, build_generalist(run, config, examples, index, start=True), name, examples)
+        model = place_model(model, settings, device)
         batches = Batches(
             examples,
-            shuffle_rows(read_split(run, "fit")),
+            sample_rows(examples, rows, len(rows), balance),
             settings.batch_size,
             settings.shift,
-            network_seed(config, "generalist", index),
+            seed,
             device,
+            change=build_change(run, settings, seed),
         )
         progress = train_model(
             model,
             batches,
-            batch_label_loss,
+            mixed_loss(balanced_label_loss(balance)) if "mixup" in settings.augment else balanced_label_loss(balance),
             settings,
-            epochs=count_passes(run, config, "generalist"),
-            validate=score_labels(examples, read_split(run, "confuse")),
+            epochs=count_warm_passes(run, config, name, count_passes(run, config, "generalist")),
+            validate=score_labels(examples, read_split(run, "confuse"), balance),
             patience=settings.patience,
             checkpoint=checkpoint,
             beat=beat,

@@ -33,6 +33,7 @@ from raydistill.run_folder import RunFolder
 from raydistill.scoring import PREDICT_BATCH, predict_blocks
 from raydistill.specialists import Group
 from raydistill.stages.context import Context
+from raydistill.stages.growth import grow_old_groups, has_old_groups
 from raydistill.stages.networks import build_generalist, load_weights
 from raydistill.workers import choose_device
 
@@ -74,15 +75,17 @@ def find_groups(context: Context) -> None:
     run, config, grouping = context.run, context.config, context.config.grouping
     predictions, affinity = read_predictions(run, context.examples.classes), read_affinity(run)
     count = count_groups(config, context.examples.classes)
-    members = group_classes(
-        affinity,
-        count,
-        covariance=measure_covariance(predictions) if grouping.method == "kmeans" else None,
-        overlap=grouping.overlap,
-        size=grouping.size,
-        shuffle=grouping.method == "random",
-        seed=config.seed,
-    )
+    members = keep_groups(context, affinity)
+    if members is None:
+        members = group_classes(
+            affinity,
+            count,
+            covariance=measure_covariance(predictions) if grouping.method == "kmeans" else None,
+            overlap=grouping.overlap,
+            size=grouping.size,
+            shuffle=grouping.method == "random",
+            seed=config.seed,
+        )
     summary = {"asked": count, **describe_groups(context, members, affinity, predictions)}
     folder = run.stage_folder("groups")
     write_array(folder / "members.npy", members)
@@ -92,6 +95,25 @@ def find_groups(context: Context) -> None:
         f"{len(members)} groups of {sizes.min()} to {sizes.max()} classes hold {summary['mass_covered']:.0%} of the"
         f" confusion; perfect specialists would add {summary['fixable']:.1%} accuracy"
     )
+
+
+def keep_groups(context: Context, affinity: Sparse) -> Array | None:
+    """The groups of the run that this one grows from, with the new classes, and grown.json; None where none holds."""
+    run, config = context.run, context.config
+    if not has_old_groups(run, config):
+        return None
+    grown = grow_old_groups(run, config, context.examples, affinity)
+    if not any(source >= 0 for source in grown.sources):
+        context.display.note("no group of the old run holds any more: all are found anew")
+        return None
+    written = {"sources": grown.sources, "gained": grown.gained, "dissolved": grown.dissolved}
+    write_json(run.stage_folder("groups") / "grown.json", written)
+    taken, new = sum(bool(labels) for labels in grown.gained), sum(source < 0 for source in grown.sources)
+    context.display.note(
+        f"{len(grown.sources) - new} groups of the old run are kept, {taken} of them with new classes; {new} are new,"
+        f" {len(grown.dissolved)} are dissolved"
+    )
+    return grown.members
 
 
 def describe_groups(context: Context, members: Array, affinity: Sparse, predictions: Predictions) -> dict[str, Any]:
@@ -146,8 +168,9 @@ def read_members(run: RunFolder) -> torch.Tensor:
 
 def read_group(run: RunFolder, config: Config, index: int) -> Group:
     """The classes of one specialist."""
-    row = read_members(run)[index]
-    return Group(torch.nonzero(row).squeeze(1), len(row), config.specialists.dustbin)
+    row, path = read_members(run)[index], run.stage_folder("specialists") / "grown.json"
+    kept = {one["index"]: tuple(one["unseen"]) for one in read_json(path)} if path.exists() else {}
+    return Group(torch.nonzero(row).squeeze(1), len(row), config.specialists.dustbin, kept.get(index, ()))
 
 
 def skipped_path(run: RunFolder) -> Path:

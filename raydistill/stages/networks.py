@@ -11,17 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from raydistill.architecture import Architecture, generalist_architecture, student_architecture
 from raydistill.batches import choose_batch_size, mix_seed
 from raydistill.config import Config
 from raydistill.data.arrays import Examples, read_normalisation, read_split, read_transfer_rows
 from raydistill.execution import Role
 from raydistill.files import hash_file, read_json, read_tensors, refresh, remove, write_json, write_tensors
-from raydistill.models import build_model
+from raydistill.frozen import freeze_parameters, trained_state
+from raydistill.models import Model, build_model
 from raydistill.run_folder import RunFolder
 from raydistill.training import Progress, copy_weights
-from raydistill.workers import worker_rank
+from raydistill.weights import fill_network, find_prefix, read_weights
+from raydistill.workers import device_of, worker_rank
 
 SEEDS = {"generalist": 1, "specialist": 2, "student": 3}
 DEFAULT_STEPS, FEWEST_PASSES, MOST_PASSES = 12_000, 8, 40  # of a generalist whose epochs are left out
@@ -42,44 +45,71 @@ def count_passes(run: RunFolder, config: Config, role: Role) -> int:
     given = settings[role].epochs
     if given is not None:
         return given
-    rows = len(read_split(run, "fit"))
+    rows, share, fewest = len(read_split(run, "fit")), *DEFAULT_SHARES[role]
+    if role == "student":
+        transfer = len(read_transfer_rows(run))
+        share *= max(1.0, rows / transfer)  # a smaller transfer set is seen more often
+        rows = max(rows, transfer)  # a larger one, by unlabeled rows, as a generalist of so many rows would be
     steps = rows / (config.generalist.batch_size or choose_batch_size(rows))
     passes = config.generalist.epochs or min(max(round(DEFAULT_STEPS / steps), FEWEST_PASSES), MOST_PASSES)
-    share, fewest = DEFAULT_SHARES[role]
-    if role == "student":  # a smaller transfer set is seen more often
-        share *= rows / len(read_transfer_rows(run))
     return max(fewest, round(share * passes))
 
 
-def build_generalist(run: RunFolder, config: Config, examples: Examples, index: int = 0) -> nn.Module:
-    """The generalist's architecture with seeded weights. index: 0 for the run's own, else that of another seed."""
-    seed = network_seed(config, "generalist", index)
-    return _build(run, config.generalist.model, config.generalist.options, examples, seed)
+def build_generalist(
+    run: RunFolder, config: Config, examples: Examples, index: int = 0, *, start: bool = False
+) -> Model:
+    """The generalist's architecture with seeded weights, and what is frozen of it.
+
+    index: 0 for the run's own, else that of another seed. start: with the weights that its training starts from; else
+    it is to be filled. Raises ModelError if it does not fit the data, or the weights do not fit it.
+    """
+    seed, settings = network_seed(config, "generalist", index), config.generalist
+    model = _build(run, generalist_architecture(config), examples, seed, start=start)
+    freeze_parameters(model, settings.freeze, examples.classes, "generalist.freeze")
+    return model
 
 
-def build_student(run: RunFolder, config: Config, examples: Examples) -> nn.Module:
+def build_student(run: RunFolder, config: Config, examples: Examples, *, start: bool = False) -> Model:
     """The student's architecture with seeded weights; the generalist's, unless student.model names another."""
-    model, options = config.student.model, config.student.options
-    if model is None:
-        model, options = config.generalist.model, options or config.generalist.options
-    return _build(run, model, options, examples, network_seed(config, "student"))
+    return _build(run, student_architecture(config), examples, network_seed(config, "student"), start=start)
 
 
-def _build(run: RunFolder, model: str, options: dict[str, Any], examples: Examples, seed: int) -> nn.Module:
-    return build_model(
-        model,
-        options,
+def _build(run: RunFolder, architecture: Architecture, examples: Examples, seed: int, *, start: bool) -> Model:
+    model = build_model(
+        architecture.model,
+        architecture.options,
         input_shape=examples.input_shape,
         classes=examples.classes,
         normalisation=read_normalisation(run.stage_folder("splits")),
         seed=seed,
+        dtype=examples.x.dtype,
+        input_size=architecture.input_size,
+        normalise=architecture.normalise,
+        filled=(architecture.given or architecture.weights) is not None,
+        start=start,
+        field=architecture.role,
     )
+    if start and architecture.weights is not None:
+        model.note = fill_from_file(model, architecture, examples.classes)
+    return model
 
 
-def train_once(folder: Path, train: Callable[[Path], tuple[nn.Module, Progress]]) -> dict[str, Any]:
+def fill_from_file(model: Model, architecture: Architecture, classes: int) -> str:
+    """Fill a network with weights from a file, but for an output layer of other classes; what to tell the user."""
+    field = f"{architecture.role}.weights"
+    path = str(architecture.weights)
+    tensors = read_weights(path, field).tensors
+    if architecture.normalise != "auto":  # what the user says goes before what the file has
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("normalise.")}
+    return fill_network(model, tensors, find_prefix(model, tensors), classes, path, field)
+
+
+def train_once(
+    folder: Path, train: Callable[[Path], tuple[nn.Module, Progress]], *, whole: bool = True
+) -> dict[str, Any]:
     """Train a network unless its folder holds the finished one. `train` is given the checkpoint's path.
 
-    Returns what training.json holds.
+    whole: its file has all weights; else, frozen ones are left out. Returns what training.json holds.
     """
     refresh(folder)  # what another node may have done of it
     if not is_trained(folder):
@@ -87,11 +117,16 @@ def train_once(folder: Path, train: Callable[[Path], tuple[nn.Module, Progress]]
         model, progress = train(checkpoint)
         if worker_rank()[0] != 0:
             return {"history": progress.history, "best_epoch": progress.best_epoch}
-        write_tensors(folder / "weights.safetensors", copy_weights(model))
-        record = {"history": progress.history, "best_epoch": progress.best_epoch}
-        write_json(folder / "training.json", {**record, "sha256": hash_file(folder / "weights.safetensors")})
+        weights = copy_weights(model) if whole else trained_state(model)
+        write_network(folder, weights, {"history": progress.history, "best_epoch": progress.best_epoch})
         remove(checkpoint)
     return read_training(folder)
+
+
+def write_network(folder: Path, weights: dict[str, Tensor], record: dict[str, Any]) -> None:
+    """Write a finished network's weights, and then its record with their checksum: the finished mark."""
+    write_tensors(folder / "weights.safetensors", weights)
+    write_json(folder / "training.json", {**record, "sha256": hash_file(folder / "weights.safetensors")})
 
 
 def is_trained(folder: Path) -> bool:
@@ -117,3 +152,16 @@ def load_weights(model: nn.Module, folder: Path) -> nn.Module:
     """Fill a model with a finished network's weights, in evaluation mode."""
     model.load_state_dict(read_tensors(folder / "weights.safetensors")[0])
     return model.eval()
+
+
+def load_specialist(model: nn.Module, folder: Path, generalist: nn.Module) -> nn.Module:
+    """Fill a model with a finished specialist's weights, in evaluation mode, on the generalist's device.
+
+    What is frozen it has from the generalist, with whom it shares memory. Raises RuntimeError if others are missing.
+    """
+    device = device_of(generalist)
+    own = {name: tensor.to(device) for name, tensor in read_tensors(folder / "weights.safetensors")[0].items()}
+    trained = trained_state(model).keys()
+    shared = {name: tensor for name, tensor in generalist.state_dict().items() if name not in trained}
+    model.load_state_dict({**shared, **own}, assign=True)
+    return model.to(device).eval()

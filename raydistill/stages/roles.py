@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from raydistill.config import Config
 from raydistill.execution import Role
+from raydistill.run_folder import ORIGIN
 
 STUDENT = "student"
 TEACHER_OF_KIND = {"specialists": "ensemble", "seeds": "seeds", "generalist": "generalist"}
@@ -27,6 +28,8 @@ def wants_stage(config: Config, stage: str) -> bool:
     """Whether the run has such a stage: no groups and specialists for other teachers, no seeds where none are asked."""
     if stage in ("confusion", "groups", "specialists"):
         return has_specialists(config)
+    if stage == ORIGIN:
+        return config.grow_from is not None
     if stage == "seeds":
         return has_seeds(config)
     return stage != "ensemble" or has_specialists(config) or has_seeds(config)

@@ -13,23 +13,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydistill.batches import Batches, mix_seed
+from raydistill.balance import Balance
+from raydistill.batches import Batches, Sampler, mix_seed
 from raydistill.config import SpecialistsConfig
 from raydistill.data.arrays import open_examples, read_split
 from raydistill.execution import Beat, Failure, Job, JobFailed, JobOutcome
 from raydistill.files import read_json, remove, write_json
 from raydistill.forward import place_model
+from raydistill.mixup import mixed_loss
 from raydistill.run_folder import RunFolder
 from raydistill.specialists import (
+    balance_group,
     enriched_loss,
     prepare_dustbin,
     prior_shift,
     sample_enriched,
+    sample_enriched_by_weight,
     score_enriched,
     soft_enriched_loss,
 )
 from raydistill.stages.context import Context
+from raydistill.stages.feeding import build_change, open_balance
 from raydistill.stages.groups import read_group, read_skipped, skipped_path
+from raydistill.stages.growth import decide_specialists, describe_decisions, keep_specialists
 from raydistill.stages.networks import build_generalist, count_passes, load_weights, network_seed, train_once
 from raydistill.training import Progress, train_model
 from raydistill.workers import choose_device, unwrap
@@ -44,7 +50,7 @@ def run_specialists(context: Context) -> None:
     """
     run = context.run
     remove(skipped_path(run))
-    groups = read_json(run.stage_folder("groups") / "groups.json")["groups"]
+    groups, kept = read_json(run.stage_folder("groups") / "groups.json")["groups"], keep_old(context)
     jobs = [
         Job(
             f"specialist {index:03d}",
@@ -54,18 +60,31 @@ def run_specialists(context: Context) -> None:
             role="specialist",
         )
         for index, group in enumerate(groups)
+        if index not in kept
     ]
     try:
         outcomes: Sequence[JobOutcome] = context.executor.run_jobs(
             jobs, context.display.on_event, context.config.specialists.workers
         )
     except JobFailed as failed:
-        if context.config.specialists.on_failure == "stop" or not failed.outcomes:
+        if context.config.specialists.on_failure == "stop" or not (failed.outcomes or kept):
             failed.add_note("The others are kept: --specialists.on_failure skip goes on without those that failed.")
             raise
         outcomes = failed.outcomes
         skip_failed(context, failed.failures)
     write_json(run.timing_path("specialists"), [vars(outcome) for outcome in outcomes])
+
+
+def keep_old(context: Context) -> set[int]:
+    """Numbers of the specialists that are kept from the run that this one grows from; says what becomes of all."""
+    run, config, examples = context.run, context.config, context.examples
+    decisions = decide_specialists(run, config, examples)
+    if decisions:
+        generalist = load_weights(build_generalist(run, config, examples), run.stage_folder("generalist"))
+        keep_specialists(run, decisions, generalist, examples)
+    for line in describe_decisions(decisions):
+        context.display.note(line)
+    return {decision.index for decision in decisions if decision.kept}
 
 
 def skip_failed(context: Context, failures: Sequence[Failure]) -> None:
@@ -89,43 +108,57 @@ def train_specialist(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     run, index = RunFolder(arguments["run_dir"]), int(arguments["index"])
     config = run.read_config()
     examples, settings, device = open_examples(run), config.specialists, choose_device()
-    group = read_group(run, config, index)
+    group, balance = read_group(run, config, index), open_balance(run, config, examples)
     seed = network_seed(config, "specialist", index)
+    change = build_change(run, settings, seed)
 
     def load_generalist() -> nn.Module:
         return load_weights(build_generalist(run, config, examples), run.stage_folder("generalist")).to(device)
 
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
-        group_rows, rest_rows = part_rows(read_split(run, "fit"), examples.y, group.place_of_class)
-        shift = choose_shift(settings, len(group_rows), len(rest_rows))
-        loss = enriched_loss(group, shift)
+        parts = part_rows(read_split(run, "fit"), examples.y, group.place_of_class)
+        sampler, shift = sample_group(settings, parts, examples.y, balance)
+        offset, held_out_offset = (balance_group(balance, group, sampled=sampled) for sampled in (True, False))
+        loss = enriched_loss(group, shift, offset)
         if group.dustbin == "soft":
-            loss = soft_enriched_loss(group, shift, load_generalist())
+            loss = soft_enriched_loss(group, shift, load_generalist(), offset)
         model = load_generalist()
         prepare_dustbin(model, group)
         model = place_model(model, settings, device)
         held_out = sample_enriched(
             *part_rows(read_split(run, "confuse"), examples.y, group.place_of_class), settings.group_share
         )
-        sampler = sample_enriched(group_rows, rest_rows, settings.group_share)
+        held_out_rows = held_out(torch.Generator().manual_seed(mix_seed(seed, 1)))
+        natural_shift = choose_shift(settings, *map(len, parts))
         progress = train_model(
             model,
-            Batches(examples, sampler, settings.batch_size, settings.shift, seed, device),
-            loss,
+            Batches(examples, sampler, settings.batch_size, settings.shift, seed, device, change=change),
+            mixed_loss(loss) if "mixup" in settings.augment else loss,
             settings,
             epochs=count_passes(run, config, "specialist"),
-            validate=score_enriched(examples, held_out(torch.Generator().manual_seed(mix_seed(seed, 1))), group, shift),
+            validate=score_enriched(examples, held_out_rows, group, natural_shift, held_out_offset),
             patience=settings.patience,
             checkpoint=checkpoint,
             beat=beat,
         )
         return unwrap(model), progress
 
-    record = train_once(run.specialist_folder(index), train)
+    record = train_once(run.specialist_folder(index), train, whole=False)
     return {"epochs": len(record["history"]), "best_epoch": record["best_epoch"]}
 
 
-def choose_shift(settings: SpecialistsConfig, own: int, others: int) -> float:
+def sample_group(
+    settings: SpecialistsConfig, parts: tuple[Tensor, Tensor], labels: Tensor, balance: Balance | None
+) -> tuple[Sampler, float]:
+    """How an epoch's rows are drawn from a group's and all others, and the shift that undoes their shares."""
+    if balance is None or balance.sampling == 0:
+        return sample_enriched(*parts, settings.group_share), choose_shift(settings, *map(len, parts))
+    weights = balance.weigh_rows(labels[torch.cat(parts)]).split([len(part) for part in parts])
+    sampler = sample_enriched_by_weight(*parts, settings.group_share, *weights)
+    return sampler, choose_shift(settings, float(weights[0].sum()), float(weights[1].sum()))
+
+
+def choose_shift(settings: SpecialistsConfig, own: float, others: float) -> float:
     """The shift while training, in nats, by the numbers of fit rows; 0 where the share is not to be undone."""
     return prior_shift(own / (own + others), settings.group_share) if settings.prior_correction else 0.0
 

@@ -8,24 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydistill.batches import Batch, Batches, shuffle_rows
-from raydistill.biases import apply_biases, find_biases, find_scarce_classes, fit_biases
+from raydistill.balance import Balance, balance_soft_loss, balanced_label_loss
+from raydistill.batches import Batch, Batches
 from raydistill.config import Config
-from raydistill.data.arrays import Examples, open_examples, read_split, read_transfer_rows
+from raydistill.data.arrays import open_examples, read_split, read_transfer_rows
 from raydistill.execution import Beat, Job, Role, SearchSpace, Trial
 from raydistill.files import read_json, refresh, remove, write_json
 from raydistill.forward import place_model
 from raydistill.losses import WithGradient
 from raydistill.models import find_output_layer
 from raydistill.run_folder import RunFolder
-from raydistill.scoring import predict_logits, score_labels
+from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
+from raydistill.stages.feeding import open_balance, sample_rows
+from raydistill.stages.growth import count_warm_passes, start_warm
 from raydistill.stages.networks import build_student, count_passes, network_seed, train_once
-from raydistill.stages.roles import list_students, student_teacher
+from raydistill.stages.repair import count_classes, find_labelled, repair_biases
+from raydistill.stages.roles import STUDENT, list_students, student_teacher
 from raydistill.stages.teacher import build_views, open_targets
 from raydistill.stages.timings import TrialTimes
 from raydistill.targets import SoftTargets
-from raydistill.training import Loss, Progress, batch_label_loss, train_model
+from raydistill.training import Loss, Progress, train_model
 from raydistill.workers import choose_device
 
 
@@ -59,7 +62,8 @@ def is_point(space: SearchSpace) -> bool:
 def try_pairs(context: Context, space: SearchSpace) -> list[Trial]:
     """The search itself, by the executor."""
     run, config = context.run, context.config
-    settings, epochs = config.search, count_passes(run, config, "trial")
+    settings = config.search
+    epochs = count_warm_passes(run, config, f"student/{STUDENT}", count_passes(run, config, "trial"))
     times = TrialTimes(context.display.on_event)
     trials = context.executor.search(
         f"{__name__}:train_trial",
@@ -102,8 +106,9 @@ def train_trial(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     temperature, label_weight = float(arguments["temperature"]), float(arguments["label_weight"])
     folder = run.stage_folder("search") / "trials" / f"{temperature!r}_{label_weight!r}"
     refresh(folder)
-    loss = cached_loss(run, student_teacher(config), temperature, label_weight)
-    progress = train_student_network(run, config, "trial", loss, folder / "checkpoint.safetensors", beat)[1]
+    balance = open_balance(run, config, open_examples(run))
+    loss = cached_loss(run, student_teacher(config), temperature, label_weight, balance)
+    progress = train_student_network(run, config, "trial", STUDENT, loss, folder / "checkpoint.safetensors", beat)[1]
     return {"values": [record["value"] for record in progress.history]}
 
 
@@ -125,78 +130,63 @@ def train_student(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     run, name = RunFolder(arguments["run_dir"]), arguments["name"]
     config = run.read_config()
     folder, teacher = run.student_folder(name), list_students(config)[name]
-    loss: Loss = batch_label_loss
+    labelled = teacher is None
+    balance = open_balance(run, config, open_examples(run))
+    loss = balanced_label_loss(balance)
     if teacher is not None:
-        loss = cached_loss(run, teacher, arguments["temperature"], arguments["label_weight"])
+        loss = cached_loss(run, teacher, arguments["temperature"], arguments["label_weight"], balance)
     patience = config.student.labels_patience if teacher is None else None
 
     def train(checkpoint: Path) -> tuple[nn.Module, Progress]:
-        model, progress = train_student_network(run, config, "student", loss, checkpoint, beat, patience)
+        model, progress = train_student_network(
+            run, config, "student", name, loss, checkpoint, beat, patience, labelled
+        )
         if config.transfer.repair == "auto":
-            repair_biases(model, folder / "repair.json", run, open_examples(run))
+            examples = open_examples(run)
+            learned = count_classes(run, examples, labelled)
+            repair_biases(model, folder / "repair.json", run, examples, learned, balance)
         return model, progress
 
     return {"epochs": len(train_once(folder, train)["history"])}
-
-
-def check_repair(run: RunFolder, config: Config, examples: Examples, student: nn.Module, transfer: Tensor) -> None:
-    """Whether the biases of classes that are scarce in the transfer set can be repaired, if any. Raises ModelError."""
-    reference = examples.y[read_split(run, "tune")]
-    if config.transfer.repair == "auto" and len(find_scarce_classes(examples.y[transfer], reference, examples.classes)):
-        find_biases(student, examples.classes)
-
-
-def repair_biases(model: nn.Module, path: Path, run: RunFolder, examples: Examples) -> None:
-    """Fit the biases of classes that are scarce in the transfer set on the tune split, and tell it in a file."""
-    remove(path)
-    rows = read_split(run, "tune")
-    labels = examples.y[rows]
-    scarce = find_scarce_classes(examples.y[read_transfer_rows(run)], labels, examples.classes)
-    if len(scarce) == 0:
-        return
-    logits = predict_logits(model, examples.x, rows)
-    offsets = fit_biases(logits, labels, scarce)
-    apply_biases(model, scarce, offsets, examples.classes)
-    repaired = predict_logits(model, examples.x, rows)
-    write_json(
-        path,
-        {
-            "classes": scarce.tolist(),
-            "offsets": offsets.tolist(),
-            "tune_accuracy_before": float((logits.argmax(dim=1) == labels).double().mean()),
-            "tune_accuracy_after": float((repaired.argmax(dim=1) == labels).double().mean()),
-        },
-    )
 
 
 def train_student_network(
     run: RunFolder,
     config: Config,
     role: Role,
+    name: str,
     loss: Loss,
     checkpoint: Path,
     beat: Beat,
     patience: int | None = None,
+    labelled: bool = False,
 ) -> tuple[nn.Module, Progress]:
-    """Train a fresh student on the transfer set; without patience, the tune split is only watched."""
+    """Train a student on the transfer set; without patience, the tune split is only watched.
+
+    name: of the student or control. It starts afresh, or in a run that grows from another, from its namesake there.
+    labelled: on its rows with labels alone, with as many steps.
+    """
     examples, settings, device = open_examples(run), config.student, choose_device()
-    model = place_model(build_student(run, config, examples), settings, device)
+    old = f"student/{name}"
+    model = start_warm(run, config, build_student(run, config, examples, start=True), old, examples)
+    model = place_model(model, settings, device)
+    rows, balance = read_transfer_rows(run), open_balance(run, config, examples)
     batches = Batches(
         examples,
-        shuffle_rows(read_transfer_rows(run)),
+        sample_rows(examples, find_labelled(examples, rows) if labelled else rows, len(rows), balance),
         settings.batch_size,
         0,
         network_seed(config, "student"),
         device,
-        build_views(config, examples),
+        build_views(run, config, examples),
     )
     progress = train_model(
         model,
         batches,
         loss,
         settings,
-        epochs=count_passes(run, config, role),
-        validate=score_labels(examples, read_split(run, "tune")),
+        epochs=count_warm_passes(run, config, old, count_passes(run, config, role)),
+        validate=score_labels(examples, read_split(run, "tune"), balance),
         patience=patience,
         checkpoint=checkpoint,
         beat=beat,
@@ -204,9 +194,14 @@ def train_student_network(
     return model, progress
 
 
-def cached_loss(run: RunFolder, teacher: str, temperature: float, label_weight: float) -> Loss:
-    """The run's `soft_loss` with the targets of a teacher."""
-    return soft_loss(open_targets(run, teacher), read_transfer_rows(run), temperature, label_weight)
+def cached_loss(
+    run: RunFolder, teacher: str, temperature: float, label_weight: float, balance: Balance | None = None
+) -> Loss:
+    """The run's `soft_loss` with the targets of a teacher. A balance is for the labels' part: a teacher has its own."""
+    targets, rows = open_targets(run, teacher), read_transfer_rows(run)
+    if balance is None or label_weight == 0:
+        return soft_loss(targets, rows, temperature, label_weight)
+    return balance_soft_loss(soft_loss(targets, rows, temperature, 0.0), balance, label_weight)
 
 
 def soft_loss(targets: SoftTargets, rows: Tensor, temperature: float, label_weight: float) -> Loss:

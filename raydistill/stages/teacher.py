@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raydistill.batches import mix_seed
 from raydistill.config import Config, TargetsConfig
-from raydistill.data.arrays import Examples, read_split
+from raydistill.data.arrays import Examples, read_split, read_unlabeled_rows
 from raydistill.data.transfer import choose_transfer_rows
 from raydistill.data.views import Views, count_views
 from raydistill.errors import ConfigError
@@ -20,8 +20,9 @@ from raydistill.files import list_files, write_array, write_json
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import share_score
 from raydistill.stages.context import Context
+from raydistill.stages.feeding import build_augment
 from raydistill.stages.groups import list_trained, read_group
-from raydistill.stages.networks import build_generalist, load_weights
+from raydistill.stages.networks import build_generalist, load_specialist, load_weights
 from raydistill.stages.roles import has_seeds, has_specialists, list_teachers, student_teacher
 from raydistill.tails import TailBasis, fit_tail
 from raydistill.targets import SoftTargets, TargetsWriter, measure_kl_lost, stored_classes
@@ -57,7 +58,10 @@ def load_teachers(run: RunFolder, config: Config, examples: Examples) -> Teacher
 def _join_specialists(generalist: nn.Module, run: RunFolder, config: Config, examples: Examples) -> Ensemble:
     trained = list_trained(run)
     groups = [read_group(run, config, index) for index in trained]
-    specialists = [_load(run, config, examples, run.specialist_folder(index)) for index in trained]
+    specialists = [
+        load_specialist(build_generalist(run, config, examples), run.specialist_folder(index), generalist)
+        for index in trained
+    ]
     return Ensemble(generalist, specialists, groups, config.ensemble.top_n)
 
 
@@ -117,8 +121,9 @@ def cache_targets(context: Context) -> None:
     run, config, examples = context.run, context.config, context.examples
     folder, rows = run.stage_folder("targets"), select_transfer_rows(run, config, examples)
     write_array(folder / "rows.npy", rows.numpy())
-    teachers, views = load_teachers(run, config, examples), build_views(config, examples)
+    teachers, views = load_teachers(run, config, examples), build_views(run, config, examples)
     tails = _fit_tails(context, teachers, views, rows)
+    counts = ClassCounts(examples)
     total, done = views.count * len(rows), 0
     with ExitStack() as files:
         writers = {name: files.enter_context(_open_writer(context, name, total, tails[name])) for name in tails}
@@ -126,9 +131,26 @@ def cache_targets(context: Context) -> None:
             for part, answers in _answer_view(teachers, examples, views, view, rows):
                 for name, writer in writers.items():
                     writer.append(answers.log_probs[name])
+                if view == 0:
+                    counts.add(part, answers.log_probs[student_teacher(config)])
                 done += len(part)
                 context.display.update(done / total, f"soft targets of {done:,} of {total:,} images")
+    write_array(folder / "class_counts.npy", counts.total.numpy())
     write_json(folder / "cache.json", _measure_cache(context, teachers, rows, total))
+
+
+class ClassCounts:
+    """How many rows there are of each class, (K,): by their labels; without one, by the student's teacher's answer."""
+
+    def __init__(self, examples: Examples) -> None:
+        self._labels = examples.y
+        self.total = torch.zeros(examples.classes, dtype=torch.float64)
+
+    def add(self, rows: Tensor, log_probs: Tensor) -> None:
+        """Count rows (n,) with the teacher's log-probabilities (n, K)."""
+        labels = self._labels[rows]
+        self.total += labels[labels >= 0].bincount(minlength=len(self.total))
+        self.total += log_probs[labels < 0].double().exp().sum(dim=0)
 
 
 def _answer_view(
@@ -185,16 +207,20 @@ def _measure_cache(context: Context, teachers: Teachers, rows: Tensor, total: in
 
 
 def select_transfer_rows(run: RunFolder, config: Config, examples: Examples) -> Tensor:
-    """The training rows that the student learns from. Raises ConfigError for classes that there are not."""
+    """The rows that the student learns from: chosen training rows, then all without labels, which belong to no class.
+
+    Raises ConfigError for classes that there are not.
+    """
     rows, seed = read_split(run, "fit"), mix_seed(config.seed, TRANSFER_STREAM)
-    return choose_transfer_rows(rows, examples.y[rows], config.transfer, examples.class_names, seed)
+    chosen = choose_transfer_rows(rows, examples.y[rows], config.transfer, examples.class_names, seed)
+    return torch.cat([chosen, read_unlabeled_rows(run)])
 
 
-def build_views(config: Config, examples: Examples) -> Views:
+def build_views(run: RunFolder, config: Config, examples: Examples) -> Views:
     """The views in which teachers and students see all rows. Raises ConfigError for more than there are."""
-    pixels = config.student.shift
-    count = count_views(config.targets.views, pixels, examples.input_shape)
-    return Views(len(examples.y), pixels, count, mix_seed(config.seed, VIEWS_STREAM))
+    pixels, names, seed = config.student.shift, config.student.augment, mix_seed(config.seed, VIEWS_STREAM)
+    count = count_views(config.targets.views, pixels, examples.input_shape, augmented=bool(names))
+    return Views(len(examples.y), pixels, count, seed, build_augment(run, names, seed))
 
 
 def targets_folder(run: RunFolder, teacher: str) -> Path:

@@ -161,8 +161,8 @@ def test_a_loss_that_is_no_number(run: RunFolder, monkeypatch: pytest.MonkeyPatc
     """The specialist of one group learns from NaN; its last checkpoint stays, and it is told what happened."""
     loss_of, spoiled = stage.enriched_loss, read_members(run)[2].nonzero().squeeze(1)
 
-    def spoil(group: Any, shift: float) -> Any:
-        loss = loss_of(group, shift)
+    def spoil(group: Any, *settings: Any) -> Any:
+        loss = loss_of(group, *settings)
         if not torch.equal(group.members, spoiled):
             return loss
 

@@ -16,10 +16,13 @@ from PIL import Image
 from raydistill.data import ingest as blocks_module
 from raydistill.data.images import ImageForm
 from raydistill.data.ingest import Block, Mark, Wanted, Work
+from raydistill.data.ingestion import Ingested, run_here
 from raydistill.display import Silent
 from raydistill.errors import DataError
 from raydistill.files import read_json
-from raydistill.ingest_command import Ingested, ingest, run_here
+from raydistill.ingest_command import ingest
+from raydistill.on_ray import executor as executor_module
+from raydistill.on_ray.executor import RayExecutor
 from raydistill.on_ray.ingest import RayBlocks, deal_blocks
 from raydistill.on_ray.session import RaySession
 
@@ -90,6 +93,24 @@ def test_blocks_are_dealt_in_runs_that_become_shorter() -> None:
     sizes = [len(part) for part in dealt]
     assert [block for part in dealt for block in part] == blocks
     assert sizes == sorted(sizes, reverse=True)
-    assert (sizes[0], sizes[-2]) == (16, 2)
-    assert [len(part) for part in deal_blocks(blocks[:40], slots=2)] == [10, 7, 5, 4, 3, 2, 2, 2, 2, 2, 1]
+    assert (sizes[0], sizes[-1]) == (16, 1)
+    assert [len(part) for part in deal_blocks(blocks[:40], slots=2)] == [10, 7, 5, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1]
     assert [len(part) for part in deal_blocks(blocks[:1], slots=2)] == [1]
+
+
+def test_a_pipelines_executor_does_blocks(ray_session: RaySession, source: Path) -> None:
+    executor = RayExecutor(source / "scratch")
+    ingest_from(source / "images", source / "here", run_here)
+    assert ingest_from(source / "images", source / "out", executor.run_blocks).decoded == 12
+    executor.close()
+    assert (source / "out/x.npy").read_bytes() == (source / "here/x.npy").read_bytes()
+
+
+def test_few_blocks_start_no_ray(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor_module, "finds_cluster", lambda address: False)
+    monkeypatch.setattr(executor_module, "start_ray", lambda *given: 1 / 0)
+    executor = RayExecutor(source / "scratch")
+    assert ingest_from(source / "images", source / "out", executor.run_blocks).decoded == 12
+    monkeypatch.setattr(executor_module, "FEW_BLOCKS", 11)
+    with pytest.raises(ZeroDivisionError):
+        ingest_from(source / "images", source / "more", executor.run_blocks)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import tune
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from raydistill.execution import JobEvent, JobFailed, SearchSpace, Trial
@@ -61,7 +62,22 @@ def test_search_finds_the_planted_best_and_stops_early(executor: RayExecutor, tm
     assert count_starts({"folder": tmp_path / "ray"}) == 8
     states = {event.job: event.state for event in events}
     assert states == {f"trial {index:03d}": "done" for index in range(8)}
-    assert not list((tmp_path / "scratch").iterdir())
+    check_experiment(tmp_path / "scratch" / "search", trials)
+
+
+def check_experiment(folder: Path, trials: list[Trial]) -> None:
+    """What Tune left is an experiment that Ray's own tools read, with every pass of every trial."""
+    analysis = tune.ExperimentAnalysis(str(folder))
+    frames = analysis.trial_dataframes.values()
+    found = {
+        (frame["config/temperature"][0], frame["config/label_weight"][0]): tuple(frame["value"]) for frame in frames
+    }
+    assert found == {(trial.temperature, trial.label_weight): trial.values for trial in trials}
+    assert analysis.get_best_config("value", "max", scope="all")["temperature"] in {pair[0] for pair in found}
+    assert tune.Tuner.can_restore(str(folder))
+    results = tune.Tuner.restore(str(folder), trainable=lambda config: None).get_results()
+    assert len(results) == len(trials)
+    assert not results.errors
 
 
 def test_a_trial_whose_process_dies_is_run_again(executor: RayExecutor, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""What `raydistill doctor` looks at: packages, the machine, the run folder's storage, the cluster."""

@@ -1,0 +1,94 @@
+"""A source that has to be decoded, within the data stage: the machinery of `raydistill ingest`, in the run's folder.
+
+Comes in: settings that name such a source. Goes out: a `Source` whose x is the file that was decoded. An interrupted
+stage finds its finished blocks in the run's ingest folder; the splits stage removes it.
+"""
+
+from __future__ import annotations
+
+from raydistill.config import Config
+from raydistill.data.images import FormWish, ImageForm
+from raydistill.data.ingest import Wanted
+from raydistill.data.ingestion import RunBlocks, ingest_source, run_here
+from raydistill.data.sources import Source, check_examples, open_source_arrays
+from raydistill.errors import DataError
+from raydistill.job import is_uri
+from raydistill.stages.context import Context
+
+SETTINGS = {
+    "max_corrupt: ": "images.max_corrupt: ",
+    "--max-corrupt": "--images.max_corrupt",
+    "--size": "--images.size",
+    "source: ": "data: ",
+    "x_column: ": "data: x ",
+    "label_column: ": "data: y ",
+    "x_column, label_column: ": "data: x and y: ",
+    "name it with --label-column, or with": "name it with",
+    "with --x-column, or with": "with",
+    "output: ": "run_dir: ",
+}
+"""What settings of an ingest are called in a run."""
+
+
+def load_ingested(context: Context) -> Source:
+    """Decode what the settings name, or go on with it. Raises DataError."""
+    config, output = context.config, context.run.ingest_folder
+    try:
+        result = ingest_source(
+            make_wanted(config),
+            output,
+            limit=config.images.max_corrupt,
+            run_blocks=choose_blocks(context),
+            update=context.display.update,
+            note=context.display.note,
+            replace=True,
+        )
+    except DataError as error:
+        raise DataError(name_settings(str(error))) from error
+    source = open_source_arrays(output, config, whole=False)
+    check_examples(source)
+    for line in describe(config, source, result.record["corrupt"]):
+        context.display.note(line)
+    return source
+
+
+def make_wanted(config: Config) -> Wanted:
+    """What the data stage decodes."""
+    images, splits = config.images, config.splits
+    form = FormWish(images.size, images.channels, images.resize)
+    return Wanted(config.data, form, split_column=splits.column, keep_apart=splits.keep_apart)
+
+
+def choose_blocks(context: Context) -> RunBlocks:
+    """Where blocks are done: by the executor, but on this node alone where nodes share no run folder but a store."""
+    if is_uri(context.run.location):
+        return run_here
+    return lambda work, blocks, on_mark: context.executor.run_blocks(work, blocks, on_mark)
+
+
+def name_settings(text: str) -> str:
+    """An ingest's complaint in the words of a run's settings."""
+    for of_ingest, of_run in SETTINGS.items():
+        if of_ingest.endswith(" "):
+            text = of_run + text.removeprefix(of_ingest) if text.startswith(of_ingest) else text
+        else:
+            text = text.replace(of_ingest, of_run)
+    return text
+
+
+def describe(config: Config, source: Source, corrupt: int) -> list[str]:
+    """What the user should know of what was decoded."""
+    lines = []
+    if source.form is not None:
+        chosen = [f"--images.{name}" for name in ("size", "channels") if getattr(config.images, name) is None]
+        why = f" ({' and '.join(chosen)} choose otherwise)" if chosen else ""
+        lines.append(f"images become {describe_form(source.form)}{why}")
+    if corrupt:
+        first = source.corrupt[0]["name"]
+        lines.append(f"corrupt records left out: {corrupt:,}, such as {first}; see 01_data/corrupt.json")
+    return lines
+
+
+def describe_form(form: ImageForm) -> str:
+    """Such as '32x32 grey'."""
+    return f"{form.size}x{form.size} {'grey' if form.channels == 1 else 'RGB'}"
