@@ -45,7 +45,7 @@ TRAINING = {
     "grouping.bootstraps": "1",
 }
 SHORT = {"run": TRAINING, "plan": TRAINING, "ingest": {"backend": "none"}}
-SUFFIXES = ("json", "onnx", "pt2", "py", "safetensors")  # of files whose names look like settings
+SUFFIXES = ("json", "onnx", "pt2", "py", "safetensors", "yaml")  # of files whose names look like settings
 PART = re.compile(
     r"^<!-- (?P<mark>setup|needs|prints)(?P<told>.*?)-->$|^```(?P<kind>\w+)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
