@@ -718,6 +718,15 @@ def test_a_degraded_run_is_declared_at_the_top(finished, report):
     assert "This run is degraded" not in read_page(finished)
 
 
+def test_a_group_without_test_examples_has_no_accuracies(finished, report):
+    bare = json.loads(json.dumps(report))
+    bare["groups"][2] |= dict.fromkeys(("generalist_accuracy", "ensemble_accuracy", "student_accuracy"))
+    bare["groups"][2] |= {"test_examples": 0, "fixed": 0, "broken": 0}
+    bare["conclusions"] = conclude(bare)
+    assert "– → –" in render_again(finished, bare)
+    assert "of 2 groups" in bare["conclusions"]["groups"]
+
+
 def test_balanced_accuracy_is_a_column_where_it_is_measured(finished, report):
     assert "balanced accuracy" not in read_page(finished) or "balanced_accuracy" in report["generalist"]
     balanced = json.loads(json.dumps(report))

@@ -197,7 +197,7 @@ def test_the_control_on_labels_takes_as_many_steps_on_labelled_rows(run, monkeyp
     run, config = run
     trained = []
     monkeypatch.setattr(student, "train_model", lambda model, batches, *_, **__: trained.append(batches))
-    student.train_student_network(run, config, "student", None, None, None, labelled=labelled)
+    student.train_student_network(run, config, "student", "student", None, None, None, labelled=labelled)
     rows, labels = trained[0].rows_of(0), open_examples(run).y
     assert len(rows) == len(read_transfer_rows(run))
     assert bool((labels[rows] >= 0).all()) == labelled

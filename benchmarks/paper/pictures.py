@@ -10,7 +10,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from raydistill.report.pictures import COLOURS, FAINT, GRID, LABELS, STYLE
+from raydistill.report.names import LABELS
+from raydistill.report.palette import COLOURS
+from raydistill.report.svg import FAINT, LINE, STYLE
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 SHADES = ("#b8573c", "#d98c1f", "#0b7a75", "#7a4fbf")
@@ -27,7 +29,7 @@ def draw_temperatures(temperatures: Sequence[float], errors: Mapping[int, Sequen
             axes.set_xscale("log")
             axes.set_xticks(temperatures, [f"{value:g}" for value in temperatures])
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.grid(axis="y", color=GRID)
+            axes.grid(axis="y", color=LINE)
             axes.set_title(f"{width} units a layer")
             axes.set_xlabel("temperature")
         figure.axes[0].set_ylabel("test errors of 10,000")
@@ -43,8 +45,8 @@ def draw_coverage(gains: Mapping[str, Mapping[int, Sequence[float]]], paper: Map
             for seed in zip(*(by_number[number] for number in numbers), strict=True):
                 axes.plot(numbers, seed, "o-", markersize=3.5, color=COLOURS["ensemble"], alpha=0.6, linewidth=1)
             axes.plot(list(paper), list(paper.values()), "s--", markersize=3, color=FAINT, linewidth=1)
-            axes.axhline(0, color=GRID, zorder=0)
-            axes.grid(axis="y", color=GRID)
+            axes.axhline(0, color=LINE, zorder=0)
+            axes.grid(axis="y", color=LINE)
             axes.set_title(name)
             axes.set_xlabel("specialists that cover the class (10: or more)")
         figure.axes[0].set_ylabel("relative gain, %")
@@ -67,7 +69,7 @@ def draw_folded(accuracies: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
             axes.axvline(np.mean(models["ensemble"]), color=COLOURS["ensemble"], linewidth=0.8, linestyle=":")
             axes.set_yticks(range(len(models)), [LABELS.get(model, model) for model in models])
             axes.invert_yaxis()
-            axes.grid(axis="x", color=GRID)
+            axes.grid(axis="x", color=LINE)
             axes.set_title(name)
             axes.set_xlabel("test accuracy, %")
         figure.axes[0].set_ylim(len(next(iter(accuracies.values()))) - 0.5, -0.5)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -35,7 +34,7 @@ from raydistill.execution import (
     report_failures,
     resolve_function,
 )
-from raydistill.files import publish
+from raydistill.files import publish, remove
 from raydistill.in_process import search_distributions
 from raydistill.on_ray.pool import PoolOptions
 
@@ -61,7 +60,7 @@ def run_search(
     """Try `trials` pairs; the rest as Executor.search says. Raises JobFailed if a trial fails."""
     optuna.logging.set_verbosity(optuna.logging.INFO if verbose else optuna.logging.WARNING)
     recorder = Recorder(trials, epochs, on_event)
-    shutil.rmtree(options.scratch / EXPERIMENT, ignore_errors=True)  # of a search that was interrupted, or is redone
+    remove(options.scratch / EXPERIMENT)  # of a search that was interrupted, or is redone
     tuner = tune.Tuner(
         tune.with_resources(make_trainable(function, arguments, epochs), dict(options.resources)),
         tune_config=tune.TuneConfig(

@@ -82,8 +82,8 @@ def describe_convergence(context: Context) -> dict[str, Any]:
 def describe_groups(context: Context, members: Array, models: Mapping[str, Answers]) -> list[dict[str, Any]]:
     """Each group with its forecast, the accuracy of the models on the test examples of its classes, and its cost.
 
-    fixed, broken: such examples that the ensemble alone gets right, or the generalist; seconds: of the specialist's
-    training, in its last attempt; None where it failed.
+    Accuracies are None where there are no such examples. fixed, broken: those that the ensemble alone gets right, or
+    the generalist; seconds: of the specialist's training, in its last attempt; None where it failed.
     """
     names = context.examples.class_names
     forecasts = read_json(context.run.stage_folder("groups") / "groups.json")["groups"]
@@ -91,11 +91,11 @@ def describe_groups(context: Context, members: Array, models: Mapping[str, Answe
     groups = []
     for index, (row, forecast) in enumerate(zip(members, forecasts, strict=True)):
         known = torch.from_numpy(row)
+        examples = int(known[next(iter(models.values())).labels].sum())
         accuracies = {
-            f"{name}_accuracy": float(answers.correct[known[answers.labels]].double().mean())
+            f"{name}_accuracy": float(answers.correct[known[answers.labels]].double().mean()) if examples else None
             for name, answers in models.items()
         }
-        examples = int(known[next(iter(models.values())).labels].sum())
         name = name_group(forecast["members"], names, most=len(names))
         cost = {**changes[index], "seconds": seconds.get(index)}
         groups.append({"name": name, **forecast, "test_examples": examples, **accuracies, **cost})

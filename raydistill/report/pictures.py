@@ -104,7 +104,7 @@ def draw_costs(groups: Sequence[Mapping[str, Any]], alt: str) -> str:
                 textcoords="offset points",
                 fontsize=8,
             )
-        axes.set_xlim(0, 1.12 * max(seconds))
+        axes.set_xlim(0, 1.12 * max(seconds) or 1.0)
         axes.margins(y=0.12)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.set_xlabel("seconds of training")

@@ -27,6 +27,8 @@ STYLE: Any = {  # of rc_context, whose keys are literals
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
     "xtick.color": FAINT,
     "ytick.color": FAINT,
     "xtick.labelcolor": INK,

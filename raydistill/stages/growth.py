@@ -58,9 +58,14 @@ def count_warm_passes(run: RunFolder, config: Config, name: str, passes: int) ->
 
 
 def map_network(run: RunFolder, model: nn.Module, name: str, examples: Examples) -> dict[str, Any]:
-    """Weights of an old network for the new classes; rows of new classes as the model has them."""
+    """Weights of an old network for the new classes; rows of new classes as the model has them.
+
+    What a specialist's file leaves out, it shares with the old generalist.
+    """
     folder = run.stage_folder(ORIGIN)
     tensors = read_tensors(folder / "networks" / name / "weights.safetensors")[0]
+    if name.startswith("specialists/"):
+        tensors = read_tensors(folder / "networks" / "generalist" / "weights.safetensors")[0] | tensors
     return map_weights(tensors, model, read_json(folder / "origin.json")["classes"], examples.class_names)
 
 

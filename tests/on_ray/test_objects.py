@@ -14,6 +14,7 @@ from raydistill.data.stored import give_data
 from raydistill.errors import DataError
 from raydistill.on_ray.session import RaySession
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray Data's, of its own settings
 COUNT = 1300
 X = np.random.default_rng(0).integers(0, 256, (COUNT, 3, 4), dtype=np.uint8)
 Y = np.array(["a", "b", "c"])[np.arange(COUNT) % 3]

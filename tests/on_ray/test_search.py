@@ -11,7 +11,7 @@ from ray.exceptions import ActorDiedError, RayTaskError
 from raydistill.execution import JobEvent, JobFailed, SearchSpace, Trial
 from raydistill.in_process import InProcess
 from raydistill.on_ray.executor import RayExecutor
-from raydistill.on_ray.search import describe_cause
+from raydistill.on_ray.search import describe_cause, make_trainable
 from raydistill.on_ray.session import RaySession
 
 from .jobs_for_tests import count_starts
@@ -75,7 +75,7 @@ def check_experiment(folder: Path, trials: list[Trial]) -> None:
     assert found == {(trial.temperature, trial.label_weight): trial.values for trial in trials}
     assert analysis.get_best_config("value", "max", scope="all")["temperature"] in {pair[0] for pair in found}
     assert tune.Tuner.can_restore(str(folder))
-    results = tune.Tuner.restore(str(folder), trainable=lambda config: None).get_results()
+    results = tune.Tuner.restore(str(folder), trainable=make_trainable("", {}, 4)).get_results()
     assert len(results) == len(trials)
     assert not results.errors
 
