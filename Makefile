@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow test-faults bench-quick check format clean
+.PHONY: help demo docs test test-slow test-faults bench-quick check format clean
 
 help:
 	@echo "make demo         install, run the whole method on the embedded glyphs, print where the report is"
@@ -11,6 +11,7 @@ help:
 	@echo "make test-slow    the tests that take minutes, too"
 	@echo "make test-faults  every fault on a cluster of several raylets: kills, full disks, SIGTERM, ..."
 	@echo "make bench-quick  ratios of speed, under 5 minutes; fails below the recorded floors"
+	@echo "make docs         install mkdocs, build the documentation into site/, with every link checked"
 	@echo "make check        format, lint and types, without changing anything"
 	@echo "make format       format and mend what can be mended"
 
@@ -40,6 +41,11 @@ bench-quick: $(VENV)/installed
 	@echo "== ratios of speed against their floors"
 	$(BIN)/python -m benchmarks.speed --quick
 
+docs: $(VENV)/installed
+	@echo "== the documentation into site/"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	$(BIN)/python -m mkdocs build --strict
+
 check: $(VENV)/installed
 	@echo "== format, lint, types"
 	$(BIN)/ruff format --check .
@@ -51,4 +57,4 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info
