@@ -16,7 +16,6 @@ from raydistill.data.arrays import Examples, Normalisation, open_examples, read_
 from raydistill.data.augment import Augment, Draw, check_augment
 from raydistill.data.views import Views, count_views
 from raydistill.errors import ConfigError
-from raydistill.inputs import Normalise
 from raydistill.losses import label_loss
 from raydistill.mixup import mix_batch, mixed_loss
 from raydistill.scoring import score_labels

@@ -38,7 +38,7 @@ def judge_run(numbers: dict[str, Any]) -> dict[str, Any]:
 
 
 def judge_ensemble(numbers: dict[str, Any]) -> tuple[dict[str, Any], list[str], bool]:
-    """Where an ensemble teaches: verdicts, their sentences, and whether it knows more than the generalist."""
+    """Where an ensemble teaches: verdicts, their sentences, and whether it knows more than its student."""
     teacher = numbers["teacher"]
     paid = outcome_of(numbers["significance"][f"{teacher}_vs_generalist"])
     kept = share_kept(numbers, numbers["generalist"]) if paid == "better" else None
@@ -48,7 +48,8 @@ def judge_ensemble(numbers: dict[str, Any]) -> tuple[dict[str, Any], list[str], 
     if "ensemble_vs_seeds" in numbers["significance"]:
         sentences.append(describe_rivals(numbers))
     sentences += [describe_student(numbers, kept), *([describe_controls(numbers)] if numbers["controls"] else [])]
-    return {PAID[teacher]: paid == "better", "student_kept": kept}, sentences, paid == "better"
+    knows_more = outcome_of(numbers["significance"][f"student_vs_{teacher}"]) == "worse"
+    return {PAID[teacher]: paid == "better", "student_kept": kept}, sentences, knows_more
 
 
 def judge_distillation(numbers: dict[str, Any]) -> tuple[dict[str, Any], list[str], bool]:
