@@ -128,7 +128,7 @@ def sample_enriched_by_weight(
     def sample(generator: torch.Generator) -> Tensor:
         places = torch.rand(others, generator=generator, dtype=torch.float64) * edges[-1]
         drawn = rest_rows[torch.searchsorted(edges, places, right=True).clamp_max(len(rest_rows) - 1)].long()
-        rows = torch.cat([own(generator), drawn])
+        rows = torch.cat([own(generator)[:], drawn])
         return rows[torch.randperm(len(rows), generator=generator)]
 
     return sample

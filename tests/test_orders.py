@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders import run_quick, whole_config
 
 from raydistill import batches as module
 from raydistill import orders
 from raydistill.balance import Balance
 from raydistill.batches import Batches, repeat_rows, shuffle_rows
-from raydistill.data.arrays import Examples
+from raydistill.data.arrays import Examples, open_examples, read_split
+from raydistill.files import read_json
 from raydistill.orders import count_labels, order_by_weight, order_enriched, order_rounds, sort_by_class
 from raydistill.stages.feeding import open_by_class, weigh_by_class, write_by_class
+from raydistill.stages.networks import read_training
 
 COUNTS = torch.tensor([50, 0, 7, 300, 1])
 SORTED = torch.arange(358) * 3 + 5  # by class
@@ -165,3 +168,21 @@ def measure(kind: str, rows: int, folder: Path) -> float:
 def test_memory_does_not_grow_with_the_rows(tmp_path, kind):
     few, many = (measure(kind, rows, tmp_path) for rows in (1 << 19, 1 << 21))
     assert many - few < 4e6  # a table of four bytes a row would be 6.3 MB
+
+
+@pytest.mark.parametrize("sampling", ["natural", "sqrt"])
+def test_a_whole_run_of_computed_orders(tmp_path, monkeypatch, sampling):
+    for owner in ("orders", "batches", "data.views", "stages.feeding"):
+        monkeypatch.setattr(f"raydistill.{owner}.LARGE", 50)
+    config = whole_config(tmp_path / "run", balance={"prior": "equal", "sampling": sampling})
+    run = run_quick(config)
+    folder, labels = run.stage_folder("splits"), open_examples(run).y
+    for name in ("fit", "confuse"):
+        rows = open_by_class(folder, name)
+        assert rows is not None
+        assert torch.equal(rows.sort().values, read_split(run, name))
+        assert (labels[rows].diff() >= 0).all()
+    assert (run.stage_folder("targets") / "rows_by_class.npy").exists() == (sampling == "sqrt")
+    teachers = read_json(run.stage_folder("ensemble") / "ensemble.json")
+    student = read_training(run.student_folder("student"))["history"][-1]["value"]
+    assert min(teachers["generalist"]["accuracy"], teachers["ensemble"]["accuracy"], student) > 0.5
