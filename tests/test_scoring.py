@@ -67,7 +67,7 @@ def test_validation_keeps_no_logits_of_earlier_blocks():
     model = Watched()
     score = score_blocks(model, EXAMPLES, HELD_OUT, judge, batch_size=7)
     assert (len(model.answers), model.most) == (15, 2)  # one made, one judged
-    losses, right = judge(model.inner(EXAMPLES.x[HELD_OUT]), EXAMPLES.y[HELD_OUT])
+    losses, right = judge(model.inner(EXAMPLES.x[HELD_OUT]).detach(), EXAMPLES.y[HELD_OUT])
     assert score.loss == pytest.approx(float(losses.mean()), rel=1e-6)
     assert score.accuracy == float(right.double().mean())
 
