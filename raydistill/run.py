@@ -11,6 +11,7 @@ ends, Ray included, and what it changes of the process it gives back.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -128,11 +129,14 @@ class Run:
 
     @property
     def classes(self) -> Array:
-        """(K,): the classes' names as text, or their numbers where they have no other names."""
+        """(K,): the classes as labels were given: text, or numbers where they have no names."""
         import numpy as np
 
-        names = self._open_examples().class_names
-        numbers = names == tuple(map(str, range(len(names))))
+        from raydistill.data.stored import read_labels_kind
+
+        names, data = self._open_examples().class_names, self.folder.read_manifest()["settings"]["data"]
+        kind = read_labels_kind(Path(data.removeprefix("arrays:"))) if data.startswith("arrays:") else None
+        numbers = kind == "numbers" or (kind is None and names == tuple(map(str, range(len(names)))))
         return np.arange(len(names)) if numbers else np.array(names)
 
     def predict_proba(self, x: Any, model: str = "student") -> Array:
@@ -184,6 +188,7 @@ class Run:
         for name in ("student", "teacher"):  # of what the folder held before
             self.__dict__.pop(name, None)
         with kept_surroundings():
+            warnings.filterwarnings("ignore", message="IProgress not found")  # Optuna's bars, which are not shown
             from raydistill.launch import launch
 
             self.folder = launch(

@@ -125,6 +125,13 @@ def test_integers_without_names_are_predicted_as_integers(tmp_path):
     assert (run.fit().predict(X) == DIGITS.target).mean() > 0.8
 
 
+def test_text_that_looks_like_numbers_stays_text(tmp_path):
+    run = make_run(tmp_path / "run", (X, DIGITS.target.astype(str))).fit("data")
+    assert run.classes.tolist() == [str(digit) for digit in range(10)]
+    named = make_run(tmp_path / "named", {"x": X, "y": DIGITS.target, "class_names": range(10)}).fit("data")
+    assert named.classes.tolist() == run.classes.tolist()
+
+
 def test_results_before_they_are_there(tmp_path):
     run = make_run(tmp_path / "run", "digits")
     for ask in (

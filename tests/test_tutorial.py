@@ -65,6 +65,8 @@ def check_notebook(notebook):
     ]
     text, pictures = read_outputs(notebook)
     assert pictures == 5
+    assert int(re.search(r"(\d+) of 1797 wrong", text)[1]) < 400
+    assert "Warning" not in text
     assert "gain at most" in text  # the plan's table
     assert "control: same network, labels only" in text  # the report's
     assert "] report: done in" in text  # the display

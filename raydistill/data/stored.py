@@ -18,11 +18,11 @@ from typing import IO, Any
 import numpy as np
 
 from raydistill.data.ingest import count_block_rows
-from raydistill.data.ingested import FILES, FORMAT, check_arrays, identify_arrays
+from raydistill.data.ingested import FILES, FORMAT, check_arrays, identify_arrays, read_record
 from raydistill.data.labels import check_classes, index_labels
 from raydistill.data.objects import Blocks, Given, read_object
 from raydistill.errors import DataError, DiskFullError
-from raydistill.files import FULL, Array, describe_full, hash_file, write_array, write_json
+from raydistill.files import FULL, Array, describe_full, hash_file, hash_json, write_array, write_json
 
 NAME_DIGITS = 16
 
@@ -38,7 +38,7 @@ def give_data(data: Any, folder: Path) -> str:
     try:
         with _told_when_full(aside):
             aside.mkdir()
-            name = write_given(given, aside)[:NAME_DIGITS]
+            name = hash_json([write_given(given, aside), read_labels_kind(aside)])[:NAME_DIGITS]
         if not is_whole(folder / name):
             shutil.rmtree(folder / name, ignore_errors=True)
             aside.rename(folder / name)
@@ -76,7 +76,7 @@ def write_given(given: Given, folder: Path) -> str:
         "block_rows": count_block_rows(shape[1:], kind),
         "corrupt": 0,
         "left_out": [],
-        "settings": {"source": "Python"},
+        "settings": {"source": "Python", "labels": kind_of_labels(labels[0], given.class_names)},
         "form": None,
         "files": {name: describe_file(folder / name) for name in FILES},
     }
@@ -88,6 +88,21 @@ def describe_file(path: Path) -> dict[str, Any]:
     """Bytes, and the checksum but of x.npy, whose blocks have theirs."""
     size: dict[str, Any] = {"bytes": path.stat().st_size}
     return size if path.name == "x.npy" else {**size, "sha256": hash_file(path)}
+
+
+def kind_of_labels(labels: Array, class_names: list[str] | None) -> str:
+    """Whether labels were given as numbers alone, or as text or numbers with names: predictions are of that kind."""
+    return "numbers" if class_names is None and labels.dtype.kind in "iu" else "text"
+
+
+def read_labels_kind(folder: Path) -> str | None:
+    """What `kind_of_labels` said of a folder's labels; None of one that was not made of Python's data, or is gone."""
+    try:
+        settings = read_record(folder)["settings"]
+    except (DataError, KeyError):
+        return None
+    kind = settings.get("labels") if isinstance(settings, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def name_labels(labels: list[Array], class_names: list[str] | None) -> tuple[list[Array], list[str]]:
