@@ -72,7 +72,6 @@ def check_notebook(notebook):
     assert "] report: done in" in text  # the display
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the notebook's client
 def test_the_tutorial_with_quick_settings(tmp_path):
     def hurry(cell):
