@@ -106,7 +106,7 @@ class Server:
         port = choose_port(settings.host, settings.port) if here else settings.port
         cpus = max(os.cpu_count() or 1, int(-(-settings.replicas * settings.cpus // 1)))
         self._session = start_ray(settings.address, settings.verbose, cpus)
-        self._began_serve = False
+        self._began_serve = self._deployed = False
         try:
             self.url = self._start(port)
         except BaseException:
@@ -132,8 +132,9 @@ class Server:
             contextlib.redirect_stdout(io.StringIO()),
         ):  # Ray tells of its end
             if self._session.joined and ray.is_initialized():
-                with contextlib.suppress(Exception):
-                    serve.delete(APP)
+                if self._deployed:  # another's is left as it is
+                    with contextlib.suppress(Exception):
+                        serve.delete(APP)
                 if self._began_serve and self._session.owned:
                     with contextlib.suppress(Exception):
                         serve.shutdown()
@@ -163,6 +164,7 @@ class Server:
             logging_config=QUIET,
         )(Replica).bind(settings)
         target = serve.RunTarget(application, name=APP, route_prefix="/", logging_config=QUIET)
+        self._deployed = True
         serve.run_many([target], wait_for_applications_running=False)
         self._await_ready()
         options = _get_global_client().http_config  # type: ignore[union-attr]

@@ -165,15 +165,15 @@ def test_the_command_serves_the_ensemble_until_ctrl_c(finished: RunFolder, tmp_p
     ) as process:
         try:
             assert process.stdout is not None
-            url = process.stdout.readline().split()[-1]
+            url, curl = process.stdout.readline().split()[-1], process.stdout.readline()
             answer = httpx.post(f"{url}/predict", json={"inputs": X[:20].tolist(), "log_probs": True}, trust_env=False)
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=60)
         finally:
             process.kill()
     log_probs = [prediction["log_probs"] for prediction in answer.json()["predictions"]]
     np.testing.assert_allclose(log_probs, load_teacher(finished.path)(torch.from_numpy(X[:20])), atol=1e-4)
-    assert "curl" in out
+    assert curl.startswith(f"  curl {url}/predict")
     assert (process.returncode, err) == (0, "")
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/healthz", trust_env=False)
