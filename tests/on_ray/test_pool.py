@@ -119,7 +119,7 @@ def test_a_group_goes_on_after_a_job_that_fails(executor: RayExecutor, tmp_path:
 
 
 def test_train_needs_room(executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raydistill.on_ray.executor.NODE_SECONDS", 0)
+    monkeypatch.setattr(executor, "_node_seconds", 0.0)
     with pytest.raises(ConfigError, match="workers: 3 do not fit, the cluster holds 2"):
         executor.train(make_job(tmp_path, "add_ranks", "all"), 3, print)
 
