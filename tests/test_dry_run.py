@@ -182,7 +182,8 @@ def test_the_commands(capsys, tmp_path):
     assert main(["run", *arguments]) == 2
 
 
-def test_no_cluster_at_the_address(tmp_path):
+def test_no_cluster_at_the_address(tmp_path, monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # other tests leave this process joined to theirs
     config = quick_config(tmp_path / "run", cluster={"backend": "ray", "address": "127.0.0.1:9"})
     with pytest.raises(ConfigError, match=r"no Ray at '127\.0\.0\.1:9'"):
         forecast(config)

@@ -168,7 +168,7 @@ def test_the_command_serves_the_ensemble_until_ctrl_c(finished: RunFolder, tmp_p
             url, curl = process.stdout.readline().split()[-1], process.stdout.readline()
             answer = httpx.post(f"{url}/predict", json={"inputs": X[:20].tolist(), "log_probs": True}, trust_env=False)
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=120)
         finally:
             process.kill()
     log_probs = [prediction["log_probs"] for prediction in answer.json()["predictions"]]
