@@ -92,7 +92,7 @@ def finish_arrays(
         "left_out": catalogue.left_out,
         "settings": asdict(wanted),
         "form": catalogue.form and asdict(catalogue.form),
-        "files": {name: _describe_file(output / name) for name in (*FILES, *OPTIONAL) if (output / name).exists()},
+        "files": {name: describe_file(output / name) for name in (*FILES, *OPTIONAL) if (output / name).exists()},
     }
     write_json(output / "arrays.json", record)
     shutil.rmtree(work.folder, ignore_errors=True)
@@ -234,6 +234,7 @@ def _copy_rows(work: Work, rows: Array, target: Path) -> Iterable[str]:
             yield hashlib.sha256(block.data).hexdigest()
 
 
-def _describe_file(path: Path) -> dict[str, Any]:
+def describe_file(path: Path) -> dict[str, Any]:
+    """Bytes, and the checksum but of x.npy, whose blocks have theirs."""
     size: dict[str, Any] = {"bytes": path.stat().st_size}
     return size if path.name == "x.npy" else {**size, "sha256": hash_file(path)}

@@ -18,11 +18,11 @@ from typing import IO, Any
 import numpy as np
 
 from raydistill.data.ingest import count_block_rows
-from raydistill.data.ingested import FILES, FORMAT, check_arrays, identify_arrays, read_record
+from raydistill.data.ingested import FILES, FORMAT, check_arrays, describe_file, identify_arrays, read_record
 from raydistill.data.labels import check_classes, index_labels
 from raydistill.data.objects import Blocks, Given, read_object
 from raydistill.errors import DataError, DiskFullError
-from raydistill.files import FULL, Array, describe_full, hash_file, hash_json, write_array, write_json
+from raydistill.files import FULL, Array, describe_full, hash_json, write_array, write_json
 
 NAME_DIGITS = 16
 
@@ -82,12 +82,6 @@ def write_given(given: Given, folder: Path) -> str:
     }
     write_json(folder / "arrays.json", record)
     return identify_arrays(folder)
-
-
-def describe_file(path: Path) -> dict[str, Any]:
-    """Bytes, and the checksum but of x.npy, whose blocks have theirs."""
-    size: dict[str, Any] = {"bytes": path.stat().st_size}
-    return size if path.name == "x.npy" else {**size, "sha256": hash_file(path)}
 
 
 def kind_of_labels(labels: Array, class_names: list[str] | None) -> str:
