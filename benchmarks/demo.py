@@ -7,12 +7,11 @@ prints them as a Markdown table with their spread. A finished seed is not run ag
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.provenance import HERE, describe_machine, read_commit, spread
+from benchmarks.provenance import HERE, describe_machine, make_parser, read_commit, spread
 from raydistill.config import build_config
 from raydistill.files import write_json
 from raydistill.launch import launch
@@ -71,9 +70,7 @@ def format_markdown(summary: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run, write and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N - 1")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders")
+    parser = make_parser(__doc__)
     options = parser.parse_args()
     summary = summarise([run_seed(seed, options.runs) for seed in range(options.seeds)])
     write_json(HERE / "results" / "demo.json", summary)

@@ -7,14 +7,13 @@ Writes the test figures to benchmarks/results/imbalance.json, and prints them as
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
 
-from benchmarks.provenance import HERE, describe_machine, read_commit, spread
+from benchmarks.provenance import HERE, describe_machine, make_parser, read_commit, spread
 from raydistill.config import build_config
 from raydistill.data.splits import split_rows
 from raydistill.files import write_json
@@ -69,9 +68,7 @@ def format_markdown(summary: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run, write and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N - 1")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders")
+    parser = make_parser(__doc__)
     options = parser.parse_args()
     reports = [run_seed(seed, options.runs) for seed in range(options.seeds)]
     summary = {

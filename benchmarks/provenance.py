@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import statistics
@@ -10,6 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
+
+
+def make_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Arguments of a benchmark that makes a run a seed. doc: of its module."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0] if doc else None)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N - 1")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders")
+    return parser
 
 
 def read_commit() -> str:

@@ -8,13 +8,12 @@ benchmarks/results/unlabeled_NAME.json, and prints them as a Markdown table. A f
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.provenance import HERE, describe_machine, read_commit, spread
+from benchmarks.provenance import HERE, describe_machine, make_parser, read_commit, spread
 from raydistill.config import build_config
 from raydistill.data.sources import load_source
 from raydistill.data.splits import split_rows
@@ -107,10 +106,8 @@ def format_markdown(summary: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run, write and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = make_parser(__doc__)
     parser.add_argument("--data", choices=("digits", "glyphs"), default="digits", help="glyphs: of 8 variants a face")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to N - 1")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run folders")
     options = parser.parse_args()
     summary = summarise(options.data, [run_seed(options.data, seed, options.runs) for seed in range(options.seeds)])
     write_json(HERE / "results" / f"unlabeled_{options.data}.json", summary)
