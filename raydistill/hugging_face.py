@@ -22,7 +22,7 @@ from raydistill.architecture import find_folder
 from raydistill.errors import ModelError
 from raydistill.inputs import Body, Statistics
 from raydistill.libraries import as_statistics, import_library, split_options, tell_download
-from raydistill.weights import list_some
+from raydistill.weights import name_keys
 
 
 class ImageClassifier(nn.Module):
@@ -144,10 +144,10 @@ def load_pretrained(factory: Any, source: str, config: Any, name: str, field: st
     if body:
         raise ModelError(
             f"{field}.model: the weights of {name!r} do not fit its configuration and options; first keys that differ:"
-            f" {list_some(body)}"
+            f" {name_keys(body)}"
         )
     note = f"weights of {name}"
-    return network, f"{note}; new, because it has none that fit: {list_some(fresh)}" if fresh else note
+    return network, f"{note}; new, because it has none that fit: {name_keys(fresh)}" if fresh else note
 
 
 def read_processor(transformers: Any, source: str, channels: int) -> Statistics | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from raydistill.errors import ModelError, describe_in_line
 from raydistill.outputs import list_output_layers
+from raydistill.words import list_some
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Under which trainers put a state dict into their checkpoints."""
@@ -130,10 +131,10 @@ def fill_network(
     load_tensors(model, tensors, prefix, {*difference.unexpected, *difference.misshapen})
     said = [f"weights of {source}"]
     if left_out:
-        said.append(f"the output layer is new ({list_some(left_out)} left out)")
+        said.append(f"the output layer is new ({name_keys(left_out)} left out)")
     others = [name for name in difference.unexpected if name not in head]
     if others:
-        said.append(f"{len(others)} tensors that the model has not are left out ({list_some(others)})")
+        said.append(f"{len(others)} tensors that the model has not are left out ({name_keys(others)})")
     return "; ".join(said)
 
 
@@ -152,9 +153,9 @@ def describe_difference(model: nn.Module, difference: Difference, tensors: Mappi
         have, want = tuple(tensors[name.removeprefix(prefix)].shape), tuple(known[name].shape)
         said.append(f"{name.removeprefix(prefix)} has shape {have} in the file and {want} in the model")
     if difference.missing:
-        said.append(f"it lacks {list_some(difference.missing, prefix)}")
+        said.append(f"it lacks {name_keys(difference.missing, prefix)}")
     if difference.unexpected:
-        said.append(f"the model lacks {list_some(difference.unexpected, prefix)}")
+        said.append(f"the model lacks {name_keys(difference.unexpected, prefix)}")
     return "; ".join(said)
 
 
@@ -169,10 +170,9 @@ def find_head_names(model: nn.Module, classes: int) -> set[str]:
     }
 
 
-def list_some(names: Sequence[str], prefix: str = "") -> str:
-    """The first names, without a prefix, and how many more there are."""
-    shown = ", ".join(name.removeprefix(prefix) for name in names[:SHOWN_KEYS])
-    return f"{shown} and {len(names) - SHOWN_KEYS} more" if len(names) > SHOWN_KEYS else shown
+def name_keys(keys: Iterable[str], prefix: str = "") -> str:
+    """The first keys, without a prefix, and how many more there are."""
+    return list_some((key.removeprefix(prefix) for key in keys), SHOWN_KEYS)
 
 
 def _read_safetensors(file: Path) -> GivenWeights:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,21 +81,36 @@ def finish_arrays(
         Path(work.folder, "x.npy").replace(output / "x.npy")
     else:
         sums = list(_copy_rows(work, rows, output / "x.npy"))
-    write_array(output / "checksums.npy", np.array([list(bytes.fromhex(text)) for text in sums], np.uint8))
+    record = finish_folder(
+        output,
+        sums,
+        (len(rows), *work.shape),
+        work.dtype,
+        key=hash_blocks(blocks),
+        corrupt=len(tally.corrupt),
+        left_out=catalogue.left_out,
+        settings=asdict(wanted),
+        form=catalogue.form and asdict(catalogue.form),
+    )
+    shutil.rmtree(work.folder, ignore_errors=True)
+    return record
+
+
+def finish_folder(folder: Path, sums: Sequence[str], shape: tuple[int, ...], dtype: str, **told: Any) -> dict[str, Any]:
+    """Write the blocks' checksums, and then the finished mark. Returns the latter.
+
+    sums: SHA-256 of each block of x.npy, whose shape and type are given. told: the rest of the mark.
+    """
+    write_array(folder / "checksums.npy", np.array([list(bytes.fromhex(text)) for text in sums], np.uint8))
     record = {
         "raydistill_arrays": FORMAT,
-        "key": hash_blocks(blocks),
-        "shape": [len(rows), *work.shape],
-        "dtype": work.dtype,
-        "block_rows": count_block_rows(work.shape, work.dtype),
-        "corrupt": len(tally.corrupt),
-        "left_out": catalogue.left_out,
-        "settings": asdict(wanted),
-        "form": catalogue.form and asdict(catalogue.form),
-        "files": {name: describe_file(output / name) for name in (*FILES, *OPTIONAL) if (output / name).exists()},
+        "shape": list(shape),
+        "dtype": dtype,
+        "block_rows": count_block_rows(shape[1:], dtype),
+        **told,
+        "files": {name: _describe_file(folder / name) for name in (*FILES, *OPTIONAL) if (folder / name).exists()},
     }
-    write_json(output / "arrays.json", record)
-    shutil.rmtree(work.folder, ignore_errors=True)
+    write_json(folder / "arrays.json", record)
     return record
 
 
@@ -234,7 +249,7 @@ def _copy_rows(work: Work, rows: Array, target: Path) -> Iterable[str]:
             yield hashlib.sha256(block.data).hexdigest()
 
 
-def describe_file(path: Path) -> dict[str, Any]:
+def _describe_file(path: Path) -> dict[str, Any]:
     """Bytes, and the checksum but of x.npy, whose blocks have theirs."""
     size: dict[str, Any] = {"bytes": path.stat().st_size}
     return size if path.name == "x.npy" else {**size, "sha256": hash_file(path)}

@@ -13,6 +13,7 @@ import numpy as np
 
 from raydistill.errors import DataError
 from raydistill.files import Array
+from raydistill.words import list_some
 
 SPLITS = ("fit", "confuse", "tune", "test")
 RARE_FIRST = ("fit", "test", "confuse", "tune")  # which splits get one of the rows where there are not enough for all
@@ -29,8 +30,9 @@ def number_splits(names: Sequence[str | None], where: str) -> Array:
     """Users' names as numbers of SPLITS, (N,) int8. where: what holds them. Raises DataError for unknown names."""
     unknown = sorted({str(name) for name in names if name not in SPLIT_NAMES})
     if unknown:
-        shown = ", ".join(map(repr, unknown[:5])) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        raise DataError(f"{where}: {shown} is not a split; allowed are {', '.join(SPLIT_NAMES)}")
+        raise DataError(
+            f"{where}: {list_some(map(repr, unknown), 5)} is not a split; allowed are {', '.join(SPLIT_NAMES)}"
+        )
     return np.array([SPLIT_NAMES[str(name)] for name in names], np.int8)
 
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from raydistill.data.ingest import count_block_rows
-from raydistill.data.ingested import FILES, FORMAT, check_arrays, describe_file, identify_arrays, read_record
+from raydistill.data.ingested import check_arrays, finish_folder, identify_arrays, read_record
 from raydistill.data.labels import check_classes, index_labels
 from raydistill.data.objects import Blocks, Given, read_object
 from raydistill.errors import DataError, DiskFullError
@@ -67,20 +67,8 @@ def write_given(given: Given, folder: Path) -> str:
     write_json(folder / "classes.json", names)
     write_json(folder / "parts.json", {"train": len(y[0]), "test": len(y[1]) if len(y) > 1 else 0})
     write_json(folder / "corrupt.json", [])
-    write_array(folder / "checksums.npy", np.array([list(bytes.fromhex(text)) for text in sums], np.uint8))
-    record = {
-        "raydistill_arrays": FORMAT,
-        "key": "",
-        "shape": list(shape),
-        "dtype": kind,
-        "block_rows": count_block_rows(shape[1:], kind),
-        "corrupt": 0,
-        "left_out": [],
-        "settings": {"source": "Python", "labels": kind_of_labels(labels[0], given.class_names)},
-        "form": None,
-        "files": {name: describe_file(folder / name) for name in FILES},
-    }
-    write_json(folder / "arrays.json", record)
+    settings = {"source": "Python", "labels": kind_of_labels(labels[0], given.class_names)}
+    finish_folder(folder, sums, shape, kind, key="", corrupt=0, left_out=[], settings=settings, form=None)
     return identify_arrays(folder)
 
 

@@ -17,8 +17,9 @@ from raydistill.report.economy import (
     format_short,
 )
 from raydistill.report.names import NAMES, Numbers, begin_sentence, figures_of
-from raydistill.report.verdict import SIGNIFICANT, format_p, join_words, name_classes
+from raydistill.report.verdict import SIGNIFICANT, format_p, name_classes
 from raydistill.stages.roles import STUDENT
+from raydistill.words import join_words
 
 COVERED_SHARE = 0.005  # of the examples, from which a row of the coverage table counts for its sentence
 FEW_ERRORS = 20  # below it, errors are told in numbers, not in per cent

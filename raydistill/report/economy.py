@@ -14,8 +14,8 @@ from raydistill.display import format_seconds
 from raydistill.report.metrics import NORMAL_95
 from raydistill.report.names import NAMES, Numbers
 from raydistill.report.trials import measure_gaps
-from raydistill.report.verdict import join_words
 from raydistill.stages.roles import STUDENT
+from raydistill.words import join_words
 
 LAST = 4  # the last quarter of the passes
 FEWEST_TRIALS = 6  # for a trend

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from raydistill.words import join_words, list_some
+
 SIGNIFICANT = 0.01  # p below it counts as a difference
 OVERFIT = 1.5  # held-out loss over training loss from which the generalist is said to overfit
 SHOWN_CLASSES = 5  # by name, then 'and n more'
@@ -216,13 +218,7 @@ def advise(teacher: str, knows_more: bool, against: dict[str, str]) -> str:
 
 def name_classes(names: Sequence[str]) -> str:
     """'a, b and c', or 'a, b, c, d, e and 7 more'."""
-    more = [f"{len(names) - SHOWN_CLASSES} more"] if len(names) > SHOWN_CLASSES else []
-    return join_words([*names[:SHOWN_CLASSES], *more])
-
-
-def join_words(words: Sequence[str]) -> str:
-    """'a, b and c'."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+    return join_words(names) if len(names) <= SHOWN_CLASSES else list_some(names, SHOWN_CLASSES)
 
 
 def format_share(kept: float) -> str:

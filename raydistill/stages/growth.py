@@ -33,6 +33,9 @@ from raydistill.files import (
 from raydistill.growing import GrownGroups, grow_members, map_classes, map_weights, measure_change, measure_odds
 from raydistill.run_folder import ORIGIN, RunFolder
 from raydistill.stages.roles import list_students
+from raydistill.words import list_some
+
+SHOWN = 8  # names, then 'and n more'
 
 NOT_TRAINING = ("groups", "on_failure", "workers")  # settings of specialists that change no specialist
 
@@ -128,10 +131,10 @@ def decide_specialists(run: RunFolder, config: Config, examples: Examples) -> li
             decisions.append(Decision(index, -1, ("a new group",), ()))
             continue
         before = [name for name, inside in zip(origin["classes"], old_members[source], strict=True) if inside]
-        reasons = [f"its group gained {_list(names[label] for label in gained)}"] if gained else []
+        reasons = [f"its group gained {list_some((names[label] for label in gained), SHOWN)}"] if gained else []
         lost = [name for name in before if name not in set(names)]
-        reasons += [f"its group lost {_list(lost)}"] if lost else []
-        reasons += [f"changed: {_list(settings)}"] if settings else []
+        reasons += [f"its group lost {list_some(lost, SHOWN)}"] if lost else []
+        reasons += [f"changed: {list_some(settings, SHOWN)}"] if settings else []
         if not is_warm(run, config, f"specialists/{source:03d}"):
             reasons.append("it failed in the old run")
         if config.specialists.dustbin == "single":
@@ -233,8 +236,3 @@ def describe_growth(run: RunFolder, config: Config, examples: Examples) -> dict[
         "kept": [asdict(one) for one in decisions if one.kept],
         "trained": [asdict(one) for one in decisions if not one.kept],
     }
-
-
-def _list(names: Any) -> str:
-    shown = list(names)
-    return ", ".join(map(str, shown[:8])) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
