@@ -1,12 +1,13 @@
 """Sources: what is loaded, and that every kind of bad data is told in one line that names it."""
 
+import os
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
 from raydistill.config import build_config
-from raydistill.data import sources
-from raydistill.data.sources import check_source, load_source
+from raydistill.data.sources import check_source, identify_source, load_source
 from raydistill.errors import DataError
 
 
@@ -231,7 +232,7 @@ def test_damaged_files_are_told(tmp_path):
 
 def test_a_file_of_somebody_else_is_told(tmp_path, monkeypatch):
     data = save(tmp_path)
-    monkeypatch.setattr(sources.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(DataError, match="is not readable by this user; change"):
         check_source(data)
 
@@ -253,10 +254,10 @@ def test_unknown_sources_are_refused_before_anything_starts(data):
 
 def test_identity_follows_the_file(tmp_path):
     def identity():
-        return sources.identify_source(build_config({"data": save(tmp_path), "run_dir": tmp_path}))
+        return identify_source(build_config({"data": save(tmp_path), "run_dir": tmp_path}))
 
     before = identity()
     assert identity() == before
     save(tmp_path, x_train=np.ones((60, 4), np.float32))
     data = f"npz:{tmp_path / 'data.npz'}"
-    assert sources.identify_source(build_config({"data": data, "run_dir": tmp_path})) != before
+    assert identify_source(build_config({"data": data, "run_dir": tmp_path})) != before

@@ -11,8 +11,8 @@ from raydistill.batches import repeat_rows, shuffle_rows
 from raydistill.biases import find_scarce_classes
 from raydistill.config import build_config
 from raydistill.data.arrays import open_examples, read_split, read_transfer_rows
+from raydistill.data.examples import Source
 from raydistill.data.images import ImageForm
-from raydistill.data.sources import Source
 from raydistill.data.unlabeled import check_unlabeled, identify_unlabeled, load_unlabeled, open_images
 from raydistill.errors import DataError, ModelError
 from raydistill.files import read_json

@@ -6,14 +6,11 @@ Comes in: a `Source` whose rows are all of training, and an array of text. Goes 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from raydistill.data.examples import Source
 from raydistill.data.splits import SPLIT_NAMES, TEST, check_apart, number_splits
 from raydistill.errors import DataError
 from raydistill.files import Array
-
-if TYPE_CHECKING:
-    from raydistill.data.sources import Source
 
 
 def take_splits(source: Source, names: Array, column: str, keep_apart: str | None) -> Source:

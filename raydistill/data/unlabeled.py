@@ -20,9 +20,10 @@ from PIL import Image
 
 from raydistill.config import Config
 from raydistill.data.catalogue import SUFFIXES
+from raydistill.data.examples import Source, check_beside
 from raydistill.data.images import CorruptRecord, ImageForm, decode_image
 from raydistill.data.ingested import check_arrays, identify_arrays, open_arrays
-from raydistill.data.sources import READ_ERRORS, Source, check_beside
+from raydistill.data.npz import READ_ERRORS
 from raydistill.errors import DataError, describe_in_line
 from raydistill.files import Array, hash_file, hash_json
 

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from raydistill.data.arrays import measure_normalisation, read_split
+from raydistill.data.examples import Source
 from raydistill.data.names import parse_name
-from raydistill.data.sources import Source, load_source
+from raydistill.data.sources import load_source
 from raydistill.data.splits import FIT, SPLITS, TEST, check_splits, place_rows
 from raydistill.data.unlabeled import Rows, load_unlabeled
 from raydistill.files import (

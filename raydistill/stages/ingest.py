@@ -7,10 +7,11 @@ stage finds its finished blocks in the run's ingest folder; the splits stage rem
 from __future__ import annotations
 
 from raydistill.config import Config
+from raydistill.data.examples import Source, check_examples
 from raydistill.data.images import FormWish, ImageForm
 from raydistill.data.ingest import Wanted
 from raydistill.data.ingestion import RunBlocks, ingest_source, run_here
-from raydistill.data.sources import Source, check_examples, open_source_arrays
+from raydistill.data.sources import open_source_arrays
 from raydistill.errors import DataError
 from raydistill.job import is_uri
 from raydistill.stages.context import Context
