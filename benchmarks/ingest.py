@@ -28,8 +28,8 @@ from PIL import Image, ImageFilter
 from benchmarks.page import describe_making, replace_part
 from benchmarks.provenance import HERE
 from raydistill.data.images import ImageForm
-from raydistill.data.ingest import Wanted
 from raydistill.data.ingestion import RunBlocks, run_here
+from raydistill.data.wanted import Wanted
 from raydistill.display import Silent
 from raydistill.files import write_json
 from raydistill.ingest_command import ingest

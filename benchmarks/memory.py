@@ -29,8 +29,8 @@ from benchmarks.page import describe_making, replace_part
 from benchmarks.provenance import HERE
 from raydistill.config import build_config
 from raydistill.data.images import ImageForm
-from raydistill.data.ingest import Wanted
 from raydistill.data.ingestion import run_here
+from raydistill.data.wanted import Wanted
 from raydistill.display import Silent
 from raydistill.files import Array, read_json, write_json
 from raydistill.in_process import InProcess

@@ -13,13 +13,23 @@ from pathlib import Path
 from typing import Literal
 
 from raydistill.data.images import ImageForm
-from raydistill.data.ingest import Wanted
-from raydistill.data.ingestion import Ingested, RunBlocks, ingest_source, run_here
+from raydistill.data.ingest_errors import Word, Words
+from raydistill.data.ingestion import Ingested, Ingestion, RunBlocks, run_here
+from raydistill.data.wanted import Wanted
 from raydistill.display import Display, open_display
 from raydistill.errors import ConfigError
 from raydistill.image_settings import DEFAULT_LIMIT, read_limit
 
 DEFAULT_SIZE = 64
+WORDS: Words = {
+    "source": Word("source:"),
+    "output": Word("output:"),
+    "x_column": Word("x_column:", "--x-column, or with ?x=NAME behind the source"),
+    "label_column": Word("label_column:", "--label-column, or with ?y=NAME behind the source"),
+    "max_corrupt": Word("max_corrupt:", "--max-corrupt"),
+    "size": Word("size:", "--size"),
+}
+"""What the settings are called here."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,11 +90,12 @@ def choose_backend(backend: str, address: str | None, verbose: bool) -> RunBlock
 
 
 def ingest(wanted: Wanted, output: Path, *, limit: int | float, run_blocks: RunBlocks, display: Display) -> Ingested:
-    """Ingest a source as the one stage of a display; see `ingest_source`. Raises DataError; nothing is overwritten."""
+    """Ingest a source as the one stage of a display; see `Ingestion`. Raises DataError; nothing is overwritten."""
+    output = output.expanduser().absolute()
     began = time.monotonic()
     display.begin_stage("ingest", 1, 1)
     finished = (output / "arrays.json").exists()
-    result = ingest_source(wanted, output, limit=limit, run_blocks=run_blocks, update=display.update, note=display.note)
+    result = Ingestion(wanted, output, limit, run_blocks, display, WORDS).run()
     display.end_stage(time.monotonic() - began, skipped=finished)
     return result
 

@@ -14,10 +14,10 @@ from PIL import Image, ImageOps
 from raydistill.cli import main
 from raydistill.data import ingest as blocks_module
 from raydistill.data.images import CorruptRecord, ImageForm, decode_image
-from raydistill.data.ingest import Wanted
 from raydistill.data.ingested import open_arrays
 from raydistill.data.ingestion import run_here
 from raydistill.data.sources import check_source, identify_source
+from raydistill.data.wanted import Wanted
 from raydistill.display import Silent
 from raydistill.errors import ConfigError, DataError
 from raydistill.files import read_array, read_json

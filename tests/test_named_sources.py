@@ -1,6 +1,7 @@
 """Runs on sources by name: what the data stage decodes, what it tells, and the splits that the user gives."""
 
 import io
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -349,3 +350,32 @@ def test_a_run_folder_within_the_images_is_told(tmp_path):
     data = make_folder(tmp_path)
     with pytest.raises(DataError, match=r"^run_dir: .* lies within the source; give a folder outside"):
         prepare(tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("", "data: y cannot be told among embedding, species, other; name it with ?y=NAME behind the source"),
+        (
+            "?x=species&y=species",
+            "data: x 'species' is of type string; give encoded images (bytes), or lists of numbers",
+        ),
+        ("?y=kind", "data: y 'kind' is no column of the source; it has embedding, species, other"),
+        (
+            "?y=species",
+            "data: x cannot be told among embedding, species, other; name the column of encoded images or of vectors"
+            " with ?x=NAME behind the source",
+        ),
+    ],
+)
+def test_a_runs_columns_are_told_in_its_own_words(tmp_path, query, told):
+    data = make_table(tmp_path / "t.parquet", other=pa.array([[0.0]] * 60)).partition("?")[0]
+    with pytest.raises(DataError, match=f"^{re.escape(told)}$"):
+        prepare(tmp_path, data + query)
+
+
+def test_names_of_records_are_no_words_of_settings(tmp_path):
+    data = make_folder(tmp_path / "images")
+    (tmp_path / "images/a/--size --max-corrupt.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"\(a/--size --max-corrupt\.png: .* give a larger --images\.max_corrupt$"):
+        prepare(tmp_path, data, images={"max_corrupt": 0})

@@ -10,10 +10,10 @@ from PIL import Image
 
 from raydistill.data import torchvision_sets
 from raydistill.data.images import ImageForm
-from raydistill.data.ingest import Wanted
 from raydistill.data.ingested import open_arrays
 from raydistill.data.ingestion import run_here
 from raydistill.data.torchvision_sets import default_root
+from raydistill.data.wanted import Wanted
 from raydistill.display import Silent
 from raydistill.errors import DataError
 from raydistill.files import read_array, read_json

@@ -24,9 +24,9 @@ from raydistill.data.images import (
     peek_images,
     settle_form,
 )
+from raydistill.data.ingest_errors import IngestError
 from raydistill.data.labels import FEWEST_CLASSES
 from raydistill.data.splits import SPLIT_NAMES
-from raydistill.errors import DataError
 from raydistill.files import Array
 
 PARTS = tuple(name for name in SPLIT_NAMES if name != "fit")
@@ -119,7 +119,7 @@ class ImageFiles:
 def list_images(root: Path, wish: FormWish | ImageForm) -> Catalogue:
     """Images of a folder of class folders, or of train/, tune/, test/ and so on in it: by part, class and name.
 
-    Raises DataError for a folder without images, links that leave it, and classes of a part that train/ has not.
+    Raises IngestError for a folder without images, links that leave it, and classes of a part that train/ has not.
     """
     folders = {part: root / part for part in PARTS if _is_part(root / part)}
     if "train" not in folders:
@@ -133,7 +133,7 @@ def list_images(root: Path, wish: FormWish | ImageForm) -> Catalogue:
     for part, (classes, _) in listed.items():
         unknown = sorted(set(classes) - set(names))
         if unknown:
-            raise DataError(f"source: class {unknown[0]!r} of {part}/ is not in train/; add it there, or remove it")
+            raise IngestError("source", f"class {unknown[0]!r} of {part}/ is not in train/; add it there, or remove it")
         for index, name in enumerate(names):
             files += classes.get(name, [])
             labels.append(np.full(len(classes.get(name, [])), index, np.int64))
@@ -155,17 +155,19 @@ def list_images(root: Path, wish: FormWish | ImageForm) -> Catalogue:
 
 
 def _check_names(root: Path, names: Sequence[str]) -> None:
-    """Raise DataError for fewer class folders with images than classes are needed."""
+    """Raise IngestError for fewer class folders with images than classes are needed."""
     if not names:
-        raise DataError(
-            f"source: {str(root)!r} has no images in class folders ({', '.join(SUFFIXES)}); give a folder with a folder"
-            " for each class, Parquet files, or a saved Hugging Face dataset"
+        raise IngestError(
+            "source",
+            f"{str(root)!r} has no images in class folders ({', '.join(SUFFIXES)}); give a folder with a folder"
+            " for each class, Parquet files, or a saved Hugging Face dataset",
         )
     if len(names) < FEWEST_CLASSES:
         shown = ", ".join(f"{name}/" for name in names)
-        raise DataError(
-            f"source: {str(root)!r} has images in {len(names)} class folder{'s' * (len(names) > 1)} alone ({shown});"
-            f" give a folder with a folder for each class, {FEWEST_CLASSES} at least"
+        raise IngestError(
+            "source",
+            f"{str(root)!r} has images in {len(names)} class folder{'s' * (len(names) > 1)} alone ({shown});"
+            f" give a folder with a folder for each class, {FEWEST_CLASSES} at least",
         )
 
 
@@ -229,14 +231,16 @@ def _walk(root: Path, folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    """Entries that are not hidden, sorted by name. Raises DataError for names that are no text, and no access."""
+    """Entries that are not hidden, sorted by name. Raises IngestError for names that are no text, and no access."""
     try:
         entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as error:
-        raise DataError(f"source: {str(folder)!r} cannot be read ({error.strerror}); give a readable folder") from None
+        raise IngestError(
+            "source", f"{str(folder)!r} cannot be read ({error.strerror}); give a readable folder"
+        ) from None
     for entry in entries:
         if not entry.name.isprintable():
-            raise DataError(f"source: the name {entry.path!a} is not plain text; rename it")
+            raise IngestError("source", f"the name {entry.path!a} is not plain text; rename it")
     return sorted(entries, key=lambda entry: entry.name)
 
 
@@ -246,7 +250,8 @@ def _check_link(root: Path, entry: os.DirEntry[str]) -> None:
         return
     target = Path(entry.path).resolve()
     if entry.is_dir() or not target.is_relative_to(root.resolve()):
-        raise DataError(
-            f"source: {entry.path!r} is a link to {str(target)!r}; links to folders, or to files outside the source,"
-            " are not followed; copy what it links to"
+        raise IngestError(
+            "source",
+            f"{entry.path!r} is a link to {str(target)!r}; links to folders, or to files outside the source,"
+            " are not followed; copy what it links to",
         )

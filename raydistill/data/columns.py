@@ -24,6 +24,7 @@ from raydistill.data.images import (
     peek_images,
     settle_form,
 )
+from raydistill.data.ingest_errors import IngestError, Setting
 from raydistill.errors import DataError
 from raydistill.files import Array
 
@@ -98,27 +99,31 @@ class TableRows:
 
 def choose_columns(schema: pa.Schema, columns: Columns) -> Columns:
     """The columns with those of inputs and labels, which are given or the only choice. Raises DataError."""
-    given = {"x_column": columns.x, "label_column": columns.label}
-    given |= {"splits.column": columns.split, "splits.keep_apart": columns.keep_apart}
-    for option, name in given.items():
-        if name is not None and name not in schema.names:
-            raise DataError(f"{option}: {name!r} is no column of the source; it has {', '.join(schema.names)}")
+    _check_named(schema, columns)
     taken = {columns.x, columns.split, columns.keep_apart}
     choices = [name for name in LABEL_COLUMNS if name in schema.names and name not in taken]
     if columns.label is None and len(choices) != 1:
-        raise DataError(
-            f"label_column: cannot be told among {', '.join(schema.names)}; name it with --label-column, or with"
-            " ?y=NAME behind the source"
-        )
+        told = f"cannot be told among {', '.join(schema.names)}; name it with"
+        raise IngestError("label_column", told, flag="label_column")
     label = columns.label or choices[0]
     taken |= {label}
     usable = [field.name for field in schema if field.name not in taken and _kind(field.type) is not None]
     if columns.x is None and len(usable) != 1:
-        raise DataError(
-            f"x_column: cannot be told among {', '.join(schema.names)}; name the column of encoded images or of vectors"
-            " with --x-column, or with ?x=NAME behind the source"
-        )
+        told = f"cannot be told among {', '.join(schema.names)}; name the column of encoded images or of vectors with"
+        raise IngestError("x_column", told, flag="x_column")
     return replace(columns, x=columns.x or usable[0], label=label)
+
+
+def _check_named(schema: pa.Schema, columns: Columns) -> None:
+    """Raise DataError for columns that the table does not have."""
+    unknown = f"is no column of the source; it has {', '.join(schema.names)}"
+    inputs: dict[Setting, str | None] = {"x_column": columns.x, "label_column": columns.label}
+    for setting, name in inputs.items():
+        if name is not None and name not in schema.names:
+            raise IngestError(setting, f"{name!r} {unknown}")
+    for field, name in {"splits.column": columns.split, "splits.keep_apart": columns.keep_apart}.items():
+        if name is not None and name not in schema.names:
+            raise DataError(f"{field}: {name!r} {unknown}")
 
 
 def count_sample(schema: pa.Schema, column: str, wish: FormWish | ImageForm) -> int:
@@ -135,10 +140,10 @@ def describe_values(schema: pa.Schema, column: str, wish: FormWish | ImageForm, 
         encoded = (value["bytes"] if isinstance(value, dict) else value for value in sample)
         return Values(column, settle_form(wish, peek_images(encoded)))
     if _kind(kind) != "vectors":
-        raise DataError(f"x_column: {column!r} is of type {kind}; give encoded images (bytes), or lists of numbers")
+        raise IngestError("x_column", f"{column!r} is of type {kind}; give encoded images (bytes), or lists of numbers")
     width = kind.list_size if pa.types.is_fixed_size_list(kind) else len(sample[0]) if sample else 0
     if width == 0:
-        raise DataError(f"x_column: {column!r} begins with an empty vector; give vectors of one length, 1 or more")
+        raise IngestError("x_column", f"{column!r} begins with an empty vector; give vectors of one length, 1 or more")
     return Values(column, None, width, "uint8" if kind.value_type == pa.uint8() else "float32")
 
 

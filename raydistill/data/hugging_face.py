@@ -19,9 +19,9 @@ import pyarrow as pa
 from raydistill.data.catalogue import PARTS, Catalogue, Columns, Rows
 from raydistill.data.columns import Part, TableRows, Values, choose_columns, count_sample, describe_values
 from raydistill.data.images import FormWish, ImageForm, describe_problem
+from raydistill.data.ingest_errors import IngestError
 from raydistill.data.names import is_saved
 from raydistill.data.table import list_read, make_catalogue
-from raydistill.errors import DataError
 
 BATCH_ROWS = 64
 
@@ -63,7 +63,7 @@ def list_saved(root: Path, wish: FormWish | ImageForm, columns: Columns) -> Cata
         parts.append(Part(name, f"split {name}", parts[-1].first + parts[-1].rows if parts else 0, len(split)))
         lacking = sorted({x, *list_read(columns)} - set(split.column_names))
         if lacking:
-            raise DataError(f"source: split {name!r} lacks column {lacking[0]!r}; give all splits the same")
+            raise IngestError("source", f"split {name!r} lacks column {lacking[0]!r}; give all splits the same")
         tables[name] = split.select_columns(list_read(columns)).with_format("arrow")[:]
     names = getattr(first.features[columns.label], "names", None)
     identity = [[part.name, part.rows, splits[part.path]._fingerprint] for part in parts]
@@ -77,12 +77,13 @@ def load_splits(root: Path) -> tuple[dict[str, Any], list[str]]:
     try:
         loaded = library.load_from_disk(str(root))
     except Exception as error:  # whatever a damaged folder can bring: the user needs the one line
-        raise DataError(
-            f"source: {str(root)!r} is no readable dataset ({describe_problem(error)}); save it again with save_to_disk"
+        raise IngestError(
+            "source",
+            f"{str(root)!r} is no readable dataset ({describe_problem(error)}); save it again with save_to_disk",
         ) from error
     splits = dict(loaded) if isinstance(loaded, library.DatasetDict) else {"train": loaded}
     if "train" not in splits:
-        raise DataError(f"source: {str(root)!r} has splits {', '.join(map(str, splits))}; one must be 'train'")
+        raise IngestError("source", f"{str(root)!r} has splits {', '.join(map(str, splits))}; one must be 'train'")
     kept = {part: splits[part] for part in PARTS if part in splits}
     return kept, [f"split {name}" for name in splits if name not in kept]
 
@@ -90,7 +91,7 @@ def load_splits(root: Path) -> tuple[dict[str, Any], list[str]]:
 def download_dataset(name: str, folder: Path) -> None:
     """Fetch a dataset from the Hub, NAME or NAME@CONFIGURATION, and save it where all nodes see it; once.
 
-    Raises DataError where it cannot be fetched.
+    Raises IngestError where it cannot be fetched.
     """
     if is_saved(folder):
         return
@@ -99,22 +100,22 @@ def download_dataset(name: str, folder: Path) -> None:
     dataset, _, configuration = name.partition("@")
     try:
         import_datasets().load_dataset(dataset, configuration or None).save_to_disk(str(aside))
-    except DataError:
+    except IngestError:
         raise
     except Exception as error:  # whatever network, name or file can bring: the user needs the one line
-        raise DataError(
-            f"source: hf:{name} could not be fetched ({describe_problem(error)}); check the name and the network"
+        raise IngestError(
+            "source", f"hf:{name} could not be fetched ({describe_problem(error)}); check the name and the network"
         ) from error
     aside.rename(folder)
 
 
 def import_datasets() -> Any:
-    """The datasets library, silent. Raises DataError where it is missing."""
+    """The datasets library, silent. Raises IngestError where it is missing."""
     try:
         import datasets
     except ImportError:
-        raise DataError(
-            "source: a Hugging Face dataset needs the library datasets; pip install 'raydistill[datasets]'"
+        raise IngestError(
+            "source", "a Hugging Face dataset needs the library datasets; pip install 'raydistill[datasets]'"
         ) from None
     datasets.disable_progress_bars()
     return datasets

@@ -1,6 +1,6 @@
 """From a source to mapped arrays, a block of rows at a time, in any order and by any process.
 
-Comes in: what to read and how (`Wanted`). Goes out: a folder that `raydistill run --data arrays:DIR` takes:
+Comes in: a `Catalogue` of what is wanted. Goes out: a folder that `raydistill run --data arrays:DIR` takes:
 
     x.npy           (N, ...) uint8 or float32: training rows, then test rows, in the source's order
     y.npy           (N,) int64
@@ -27,36 +27,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from raydistill.data.catalogue import Catalogue, Columns, Reader, Rows, list_images
-from raydistill.data.images import FormWish, ImageForm
-from raydistill.data.names import holds_parquet, is_remote, is_saved, parse_name
-from raydistill.errors import DataError
+from raydistill.data.catalogue import Catalogue, Reader, Rows
+from raydistill.data.ingest_errors import IngestError
+from raydistill.data.wanted import Wanted
 from raydistill.files import hash_json, read_json, write_json
 
 BLOCK_ROWS, BLOCK_BYTES = 512, 1 << 26  # of a block at most
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is read and what it becomes.
-
-    source: a path, or a name such as hf:NAME (names.py). x_column, label_column: None where the source has only one
-    that fits. split_column: says which split each record is for. keep_apart: column whose equal values stay in one.
-    """
-
-    source: str
-    form: FormWish | ImageForm
-    x_column: str | None = None
-    label_column: str | None = None
-    split_column: str | None = None
-    keep_apart: str | None = None
-
-    @property
-    def columns(self) -> Columns:
-        """All that are named, here or in the source's name."""
-        options = parse_name(self.source).options
-        x, label = self.x_column or options.get("x"), self.label_column or options.get("y")
-        return Columns(x, label, self.split_column, self.keep_apart)
 
 
 @dataclass(frozen=True)
@@ -101,46 +77,6 @@ class Work:
         return Path(self.folder, "blocks", f"{index:08d}.json")
 
 
-def open_source(wanted: Wanted, output: Path) -> Catalogue:
-    """List what the source holds. output: where a dataset of the Hub is kept. Raises DataError."""
-    named = parse_name(wanted.source)
-    if named.kind == "torchvision":
-        from raydistill.data.torchvision_sets import list_torchvision
-
-        check_no_columns(wanted, "torchvision's data sets have")
-        return list_torchvision(named, wanted.form)
-    root = Path(named.place).expanduser().absolute()
-    if named.kind == "hf" or (root.is_dir() and is_saved(root)):
-        from raydistill.data.hugging_face import download_dataset, list_saved
-
-        if is_remote(named):
-            root = output / "work" / "source"
-            download_dataset(named.place, root)
-        return list_saved(root, wanted.form, wanted.columns)
-    if not root.exists():
-        raise DataError(
-            f"source: {named.place!r} does not exist; give a folder of images, Parquet files, a saved Hugging Face"
-            " dataset, or hf:NAME for one of the Hub"
-        )
-    if output.resolve().is_relative_to(root.resolve()):
-        raise DataError(f"output: {str(output)!r} lies within the source; give a folder outside {named.place!r}")
-    if named.kind == "parquet" or (not named.kind and holds_parquet(root)):
-        from raydistill.data.parquet import list_parquet
-
-        return list_parquet(root, wanted.form, wanted.columns)
-    check_no_columns(wanted, "a folder of images has")
-    return list_images(root, wanted.form)
-
-
-def check_no_columns(wanted: Wanted, who: str) -> None:
-    """Raise DataError where columns are named of a source without any. who: that source, in words, with its verb."""
-    if wanted.x_column or wanted.label_column:
-        raise DataError(f"x_column, label_column: {who} no columns; leave them out")
-    for setting, name in (("splits.column", wanted.split_column), ("splits.keep_apart", wanted.keep_apart)):
-        if name is not None:
-            raise DataError(f"{setting}: {who} no columns such as {name!r}; leave it out")
-
-
 def plan_blocks(catalogue: Catalogue, wanted: Wanted) -> list[Block]:
     """All rows in blocks that depend on nothing but the source and the form."""
     form = catalogue.form and asdict(catalogue.form)
@@ -177,9 +113,11 @@ def prepare_work(output: Path, catalogue: Catalogue) -> Work:
     there = path.stat().st_blocks * 512 if path.exists() else 0
     free = shutil.disk_usage(folder).free
     if needed - there > free:
-        raise DataError(
-            f"output: {str(output)!r} needs {(needed - there) / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free;"
-            " make room, or give a smaller --size"
+        raise IngestError(
+            "output",
+            f"{str(output)!r} needs {(needed - there) / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free;"
+            " make room, or give a smaller",
+            flag="size",
         )
     with open(path, "r+b" if path.exists() else "w+b") as file:
         file.write(header.getvalue())
@@ -254,8 +192,10 @@ class Tally:
             return
         listed = self.list_corrupt()
         write_json(self._output / "corrupt.json", listed)
-        raise DataError(
-            f"max_corrupt: {len(listed)} of {self.total:,} records are corrupt so far, more than {self.allowed}"
+        raise IngestError(
+            "max_corrupt",
+            f"{len(listed)} of {self.total:,} records are corrupt so far, more than {self.allowed}"
             f" ({listed[0]['name']}: {listed[0]['reason']}; all in {str(self._output / 'corrupt.json')!r}); mend them,"
-            " or give a larger --max-corrupt"
+            " or give a larger",
+            flag="max_corrupt",
         )

@@ -19,8 +19,9 @@ import numpy as np
 
 from raydistill.data.catalogue import Catalogue
 from raydistill.data.images import ImageForm
-from raydistill.data.ingest import Block, Tally, Wanted, Work, count_block_rows
+from raydistill.data.ingest import Block, Tally, Work, count_block_rows
 from raydistill.data.splits import TEST
+from raydistill.data.wanted import Wanted
 from raydistill.errors import DataError
 from raydistill.files import (
     Array,

@@ -6,10 +6,11 @@ goes on with what an earlier one has left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -17,15 +18,15 @@ from raydistill.data.ingest import (
     Block,
     Mark,
     Tally,
-    Wanted,
     Work,
-    open_source,
     plan_blocks,
     prepare_work,
     write_blocks,
 )
+from raydistill.data.ingest_errors import IngestError, Words
 from raydistill.data.ingested import FILES, OPTIONAL, finish_arrays, hash_blocks, read_record
 from raydistill.data.names import is_remote, parse_name
+from raydistill.data.wanted import Wanted, open_source
 from raydistill.errors import DataError
 from raydistill.files import remove
 
@@ -49,56 +50,102 @@ def run_here(work: Work, blocks: Sequence[Block], on_mark: Callable[[Mark], None
         on_mark(mark)
 
 
-def ingest_source(
-    wanted: Wanted,
-    output: Path,
-    *,
-    limit: int | float,
-    run_blocks: RunBlocks,
-    update: Callable[[float, str], None],
-    note: Callable[[str], None],
-    replace: bool = False,
-) -> Ingested:
-    """Ingest a source, or go on with it. limit: corrupt records at most, a number or a share.
+class Listener(Protocol):
+    """Who is told how far an ingest is, and what is worth a line; a display does."""
 
-    update, note: as a display's. replace: begin anew where the folder holds a finished ingest of something else; left
-    out, nothing is overwritten. Raises DataError where source or output cannot be used, or more records are corrupt.
+    def update(self, fraction: float, text: str) -> None:
+        """It is so far, 0 to 1."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+
+@dataclass(frozen=True)
+class Ingestion:
+    """An ingest of a source into a folder.
+
+    output: absolute. limit: corrupt records at most, a number or a share. words: of the command that asks for it, for
+    errors. replace: begin anew where the folder holds a finished ingest of something else; left out, nothing is
+    overwritten.
     """
-    output = output.expanduser().absolute()
-    check_output(output)
-    output.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(output / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise DataError(f"output: {str(output)!r} is in use by another ingest; wait for it, or give another") from None
-    try:
-        if (output / "arrays.json").exists():
-            record = read_record(output)
-            if is_same(record, wanted, output):
-                return Ingested(record, 0)
-            if not replace:
-                raise DataError(
-                    f"output: {str(output)!r} holds arrays of another source, of other settings, or of files that have"
-                    " changed since; give another --output, or remove it"
-                )
-            for name in ("arrays.json", "x.npy"):  # the latter may be linked elsewhere: never written in place
-                remove(output / name)
-        return _ingest(wanted, output, limit, run_blocks, update, note)
-    finally:
-        lock.release()
+
+    wanted: Wanted
+    output: Path
+    limit: int | float
+    run_blocks: RunBlocks
+    listener: Listener
+    words: Words
+    replace: bool = False
+
+    def run(self) -> Ingested:
+        """Ingest, or go on with it. Raises DataError where source or output cannot be used, or too much is corrupt."""
+        try:
+            check_output(self.output)
+            self.output.mkdir(parents=True, exist_ok=True)
+            with self._lock():
+                return self._find_finished() or self._decode()
+        except IngestError as error:
+            raise DataError(error.describe(self.words)) from error
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        lock = FileLock(self.output / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise IngestError(
+                "output", f"{str(self.output)!r} is in use by another ingest; wait for it, or give another"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _find_finished(self) -> Ingested | None:
+        """The ingest that the folder holds, if it is what is wanted; anything else gives way, or is refused."""
+        if not (self.output / "arrays.json").exists():
+            return None
+        record = read_record(self.output)
+        if is_same(record, self.wanted, self.output):
+            return Ingested(record, 0)
+        if not self.replace:
+            raise IngestError(
+                "output",
+                f"{str(self.output)!r} holds arrays of another source, of other settings, or of files that have"
+                " changed since; give another --output, or remove it",
+            )
+        for name in ("arrays.json", "x.npy"):  # the latter may be linked elsewhere: never written in place
+            remove(self.output / name)
+        return None
+
+    def _decode(self) -> Ingested:
+        catalogue = open_source(self.wanted, self.output)
+        blocks = plan_blocks(catalogue, self.wanted)
+        for name in catalogue.left_out:
+            self.listener.note(f"left out: {name}")
+        tally = Tally(catalogue, blocks, self.limit, self.output)
+        work = prepare_work(self.output, catalogue)
+        self.run_blocks(work, blocks, lambda mark: self._take(mark, tally))
+        record = finish_arrays(self.output, catalogue, self.wanted, blocks, work, tally)
+        return Ingested(record, sum(mark.decoded for mark in tally.marks.values()))
+
+    def _take(self, mark: Mark, tally: Tally) -> None:
+        """A block is finished."""
+        tally.add(mark)
+        corrupt = f", {len(tally.corrupt):,} corrupt" if tally.corrupt else ""
+        self.listener.update(tally.done / tally.total, f"{tally.done:,} of {tally.total:,} records{corrupt}")
 
 
 def check_output(output: Path) -> None:
-    """Raise DataError for a folder that holds anything but an ingest."""
+    """Raise IngestError for a folder that holds anything but an ingest."""
     if output.exists() and not output.is_dir():
-        raise DataError(f"output: {str(output)!r} is a file; give a folder")
+        raise IngestError("output", f"{str(output)!r} is a file; give a folder")
     if not output.exists() or (output / "arrays.json").exists():
         return
     others = sorted({entry.name for entry in output.iterdir()} - OURS)
     if others:
-        raise DataError(
-            f"output: {str(output)!r} holds {others[0]!r}, which is no ingest's; give a new or empty folder"
+        raise IngestError(
+            "output", f"{str(output)!r} holds {others[0]!r}, which is no ingest's; give a new or empty folder"
         )
 
 
@@ -107,28 +154,3 @@ def is_same(record: dict[str, Any], wanted: Wanted, output: Path) -> bool:
     if is_remote(parse_name(wanted.source)):  # not fetched again
         return bool(record["settings"] == asdict(wanted))
     return bool(record["key"] == hash_blocks(plan_blocks(open_source(wanted, output), wanted)))
-
-
-def _ingest(
-    wanted: Wanted,
-    output: Path,
-    limit: int | float,
-    run_blocks: RunBlocks,
-    update: Callable[[float, str], None],
-    note: Callable[[str], None],
-) -> Ingested:
-    catalogue = open_source(wanted, output)
-    blocks = plan_blocks(catalogue, wanted)
-    for name in catalogue.left_out:
-        note(f"left out: {name}")
-    tally = Tally(catalogue, blocks, limit, output)
-    work = prepare_work(output, catalogue)
-
-    def on_mark(mark: Mark) -> None:
-        tally.add(mark)
-        corrupt = f", {len(tally.corrupt):,} corrupt" if tally.corrupt else ""
-        update(tally.done / tally.total, f"{tally.done:,} of {tally.total:,} records{corrupt}")
-
-    run_blocks(work, blocks, on_mark)
-    record = finish_arrays(output, catalogue, wanted, blocks, work, tally)
-    return Ingested(record, sum(mark.decoded for mark in tally.marks.values()))

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 from raydistill.data.catalogue import PARTS, Catalogue, Columns, Rows
 from raydistill.data.columns import Part, TableRows, Values, choose_columns, count_sample, describe_values
 from raydistill.data.images import FormWish, ImageForm
+from raydistill.data.ingest_errors import IngestError
 from raydistill.data.table import list_read, make_catalogue
-from raydistill.errors import DataError, describe_in_line
+from raydistill.errors import describe_in_line
 
 BATCH_ROWS = 64  # read at once: of large photographs, some 30 MB
 STREAM_BYTES = 1 << 20
@@ -125,9 +126,10 @@ def _check_alike(part: Part, schema: pa.Schema, first: pa.Schema, columns: Seque
         index = schema.get_field_index(name)
         if index < 0 or schema.field(index).type != first.field(name).type:
             has = "no such column" if index < 0 else f"type {schema.field(index).type}"
-            raise DataError(
-                f"source: column {name!r} of {part.name!r} differs from the first file's ({has}, not"
-                f" {first.field(name).type}); give all files the same columns"
+            raise IngestError(
+                "source",
+                f"column {name!r} of {part.name!r} differs from the first file's ({has}, not"
+                f" {first.field(name).type}); give all files the same columns",
             )
 
 
@@ -147,7 +149,7 @@ def _find_files(root: Path) -> dict[str, list[Path]]:
     paths = sorted(path for folder in (root, *(root / part for part in PARTS)) for path in folder.glob("*.parquet"))
     for path in paths:
         if not path.resolve().is_relative_to(root.resolve()):
-            raise DataError(f"source: {str(path)!r} is a link that leaves the source; copy what it links to")
+            raise IngestError("source", f"{str(path)!r} is a link that leaves the source; copy what it links to")
     begins = [PART.match(path.relative_to(root).as_posix()) for path in paths]
     found: dict[str, list[Path]] = {part: [] for part in PARTS}
     for path, begin in zip(paths, begins, strict=True):
@@ -156,7 +158,7 @@ def _find_files(root: Path) -> dict[str, list[Path]]:
     if not found["train"] and not found["test"]:
         found = {"train": paths}
     if not found["train"]:
-        raise DataError(f"source: {str(root)!r} has no Parquet files of a training part; give some")
+        raise IngestError("source", f"{str(root)!r} has no Parquet files of a training part; give some")
     return {part: paths for part, paths in found.items() if paths}
 
 
@@ -177,6 +179,6 @@ def _told(part: Part) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"source: {part.name!r} cannot be read ({describe_in_line(error)}); mend or remove the file"
+        raise IngestError(
+            "source", f"{part.name!r} cannot be read ({describe_in_line(error)}); mend or remove the file"
         ) from error

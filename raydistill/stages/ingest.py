@@ -9,43 +9,29 @@ from __future__ import annotations
 from raydistill.config import Config
 from raydistill.data.examples import Source, check_examples
 from raydistill.data.images import FormWish, ImageForm
-from raydistill.data.ingest import Wanted
-from raydistill.data.ingestion import RunBlocks, ingest_source, run_here
+from raydistill.data.ingest_errors import Word, Words
+from raydistill.data.ingestion import Ingestion, RunBlocks, run_here
 from raydistill.data.sources import open_source_arrays
-from raydistill.errors import DataError
+from raydistill.data.wanted import Wanted
 from raydistill.job import is_uri
 from raydistill.stages.context import Context
 
-SETTINGS = {
-    "max_corrupt: ": "images.max_corrupt: ",
-    "--max-corrupt": "--images.max_corrupt",
-    "--size": "--images.size",
-    "source: ": "data: ",
-    "x_column: ": "data: x ",
-    "label_column: ": "data: y ",
-    "x_column, label_column: ": "data: x and y: ",
-    "name it with --label-column, or with": "name it with",
-    "with --x-column, or with": "with",
-    "output: ": "run_dir: ",
+WORDS: Words = {
+    "source": Word("data:"),
+    "output": Word("run_dir:"),
+    "x_column": Word("data: x", "?x=NAME behind the source"),
+    "label_column": Word("data: y", "?y=NAME behind the source"),
+    "max_corrupt": Word("images.max_corrupt:", "--images.max_corrupt"),
+    "size": Word("images.size:", "--images.size"),
 }
-"""What settings of an ingest are called in a run."""
+"""What the settings of an ingest are called in a run."""
 
 
 def load_ingested(context: Context) -> Source:
     """Decode what the settings name, or go on with it. Raises DataError."""
     config, output = context.config, context.run.ingest_folder
-    try:
-        result = ingest_source(
-            make_wanted(config),
-            output,
-            limit=config.images.max_corrupt,
-            run_blocks=choose_blocks(context),
-            update=context.display.update,
-            note=context.display.note,
-            replace=True,
-        )
-    except DataError as error:
-        raise DataError(name_settings(str(error))) from error
+    limit, run_blocks = config.images.max_corrupt, choose_blocks(context)
+    result = Ingestion(make_wanted(config), output, limit, run_blocks, context.display, WORDS, replace=True).run()
     source = open_source_arrays(output, config, whole=False)
     check_examples(source)
     for line in describe(config, source, result.record["corrupt"]):
@@ -65,16 +51,6 @@ def choose_blocks(context: Context) -> RunBlocks:
     if is_uri(context.run.location):
         return run_here
     return lambda work, blocks, on_mark: context.executor.run_blocks(work, blocks, on_mark)
-
-
-def name_settings(text: str) -> str:
-    """An ingest's complaint in the words of a run's settings."""
-    for of_ingest, of_run in SETTINGS.items():
-        if of_ingest.endswith(" "):
-            text = of_run + text.removeprefix(of_ingest) if text.startswith(of_ingest) else text
-        else:
-            text = text.replace(of_ingest, of_run)
-    return text
 
 
 def describe(config: Config, source: Source, corrupt: int) -> list[str]:

@@ -15,8 +15,9 @@ from PIL import Image
 
 from raydistill.data import ingest as blocks_module
 from raydistill.data.images import ImageForm
-from raydistill.data.ingest import Block, Mark, Wanted, Work
+from raydistill.data.ingest import Block, Mark, Work
 from raydistill.data.ingestion import Ingested, run_here
+from raydistill.data.wanted import Wanted
 from raydistill.display import Silent
 from raydistill.errors import DataError
 from raydistill.files import read_json
