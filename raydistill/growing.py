@@ -108,36 +108,35 @@ def grow_members(
     than with any old group make new groups.
     """
     affinity, rows = csr_array(affinity), map_members(members, places)
-    kept = [
-        index
-        for index, row in enumerate(rows)
-        if _holds(row, members[index], places, affinity, csr_array(old_affinity))
-    ]
+    kept = _list_holding(rows, members, places, affinity, csr_array(old_affinity))
     groups = rows[kept]
-    inside = groups.any(axis=0) if len(kept) else np.zeros(len(places), dtype=bool)
-    loose = np.flatnonzero(~inside & ((places < 0) | rows.any(axis=0)))
+    loose = _find_loose(rows, groups, places)
     apart = _find_apart(loose, groups, affinity)
-    gained: list[list[int]] = [[] for _ in kept]
-    for label in (label for label in loose if label not in set(apart.tolist())):
-        for place in _choose_groups(int(label), groups, affinity):
-            gained[place].append(int(label))
-    grown = groups.copy()
-    for row, labels in zip(grown, gained, strict=True):
-        row[labels] = True
-        if row.all():  # a specialist needs a class outside
-            pull = np.asarray(affinity[labels][:, np.flatnonzero(row)].sum(axis=1)).ravel()
-            row[labels.pop(int(pull.argmin()))] = False
-    new = _make_groups(apart, affinity, members.shape[1] / len(members), overlap, size, seed)
-    everything = [*grown, *new]
-    sources = [*kept, *([-1] * len(new))]
-    taken = [*gained, *([] for _ in new)]
-    unique = [i for i, row in enumerate(everything) if not any((row == other).all() for other in everything[:i])]
+    grown = _join_groups(np.setdiff1d(loose, apart), kept, groups, affinity)
+    usual = members.shape[1] / len(members)
+    new = _make_groups(apart, affinity, usual, overlap, size, seed)
+    unique = _drop_twins([*grown, *(_Grown(row, -1, []) for row in new)])
     return GrownGroups(
-        np.array([everything[i] for i in unique], dtype=bool).reshape(len(unique), len(places)),
-        tuple(sources[i] for i in unique),
-        tuple(tuple(taken[i]) for i in unique),
+        np.array([group.row for group in unique], dtype=bool).reshape(len(unique), len(places)),
+        tuple(group.source for group in unique),
+        tuple(tuple(group.gained) for group in unique),
         tuple(index for index in range(len(members)) if index not in kept),
     )
+
+
+@dataclass(frozen=True)
+class _Grown:
+    """One of `GrownGroups`. row: boolean (K_new,)."""
+
+    row: Array
+    source: int
+    gained: list[int]
+
+
+def _list_holding(rows: Array, members: Array, places: Array, affinity: Sparse, old_affinity: Sparse) -> list[int]:
+    """Numbers of the old groups that still hold. rows: (M, K_new), the groups over the new classes."""
+    pairs = enumerate(zip(rows, members, strict=True))
+    return [index for index, (row, before) in pairs if _holds(row, before, places, affinity, old_affinity)]
 
 
 def _holds(row: Array, before: Array, places: Array, affinity: Sparse, old_affinity: Sparse) -> bool:
@@ -158,6 +157,11 @@ def _share_held(affinity: Sparse, group: Array, among: Array) -> float:
     return float(rows[:, np.flatnonzero(group)].sum() / total) if total > 0 else 1.0
 
 
+def _find_loose(rows: Array, groups: Array, places: Array) -> Array:
+    """Classes that need a place: those in no kept group that are new, or whose groups are all dissolved."""
+    return np.flatnonzero(~groups.any(axis=0) & ((places < 0) | rows.any(axis=0)))
+
+
 def _find_apart(loose: Array, groups: Array, affinity: Sparse) -> Array:
     """Those of the loose classes that are confused with each other more than with any group; none or at least two."""
     if len(loose) < 2:
@@ -167,6 +171,20 @@ def _find_apart(loose: Array, groups: Array, affinity: Sparse) -> Array:
     best = np.asarray(pull @ groups.T.astype(float)).max(axis=1) if len(groups) else np.zeros(len(loose))
     apart = loose[among > best]
     return apart if len(apart) > 1 else loose[:0]
+
+
+def _join_groups(labels: Array, kept: Sequence[int], groups: Array, affinity: Sparse) -> list[_Grown]:
+    """The kept groups, each with the loose classes that join it. kept: their old numbers."""
+    grown = [_Grown(row.copy(), source, []) for source, row in zip(kept, groups, strict=True)]
+    for label in labels.tolist():
+        for place in _choose_groups(label, groups, affinity):
+            grown[place].gained.append(label)
+    for group in grown:
+        group.row[group.gained] = True
+        if group.row.all():  # a specialist needs a class outside
+            pull = np.asarray(affinity[group.gained][:, np.flatnonzero(group.row)].sum(axis=1)).ravel()
+            group.row[group.gained.pop(int(pull.argmin()))] = False
+    return grown
 
 
 def _choose_groups(label: int, groups: Array, affinity: Sparse) -> list[int]:
@@ -198,6 +216,11 @@ def _make_groups(
         row[labels[parts == part]] = True
         made.append(grow_group(row, affinity, overlap=overlap, size=size))
     return made
+
+
+def _drop_twins(groups: Sequence[_Grown]) -> list[_Grown]:
+    """Those that have other classes than all before them."""
+    return [group for i, group in enumerate(groups) if not any((group.row == other.row).all() for other in groups[:i])]
 
 
 def measure_change(old: Mapping[str, set[int]], new: Mapping[str, set[int]], names: Sequence[str]) -> float:
