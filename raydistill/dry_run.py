@@ -27,8 +27,9 @@ from raydistill.errors import ConfigError, RunFolderError, StorageError
 from raydistill.estimate import NetworkForecast, estimate_networks
 from raydistill.in_process import InProcess
 from raydistill.job import is_uri
+from raydistill.manifest import list_changes, make_key, result_settings
 from raydistill.pipeline import list_stages, run_pipeline, to_json
-from raydistill.run_folder import RunFolder, list_changes, make_key, result_settings
+from raydistill.run_folder import RunFolder
 from raydistill.stages.context import Context, Stage
 from raydistill.version import __version__
 

@@ -19,35 +19,29 @@ once, and a finished stage comes from it, verified, when a process first asks fo
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
-import socket
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from raydistill.boundary import check_links, check_names
+from raydistill.boundary import check_links
 from raydistill.config import Config
 from raydistill.credentials import check_credentials
 from raydistill.errors import RunFolderError, StorageError
 from raydistill.files import (
     follow_folder,
-    hash_file,
-    hash_json,
     link_file,
-    list_files,
     publish,
-    read_json,
     refresh,
     remove,
     write_json,
     write_text,
 )
+from raydistill.folder_lock import FolderLock
 from raydistill.job import is_uri
+from raydistill.manifest import compare_manifest, load_manifest, make_key, new_manifest, result_settings
+from raydistill.stage_files import hash_files, link_files, verify_files
 from raydistill.storage import Mirror
 from raydistill.store_lock import StoreLock
 from raydistill.version import __version__
@@ -68,8 +62,6 @@ STAGES = (
     "student",
     "report",
 )
-FORMAT = 1
-_NOT_RESULTS = ("run_dir", "cluster", "tracking")  # settings that change where, how fast and who watches, not what
 
 
 class RunFolder:
@@ -144,7 +136,7 @@ class RunFolder:
             if source is not None:
                 source.check_source()
             self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.manifest_path, _new_manifest(settings, source))
+            write_json(self.manifest_path, new_manifest(settings, None if source is None else source.location))
             return
         refusal, manifest = self.describe_refusal(config), self.read_manifest()
         if refusal and on_change == "refuse":
@@ -154,10 +146,7 @@ class RunFolder:
 
     def describe_refusal(self, config: Config) -> str:
         """Why a run of other settings is refused here, in a line; empty where there is nothing to refuse."""
-        manifest = self.read_manifest()
-        changes = list_changes(manifest["settings"], result_settings(config))
-        if manifest["version"] != __version__:
-            changes.insert(0, f"version {manifest['version']} -> {__version__}")
+        changes = compare_manifest(self.read_manifest(), config)
         if not changes or not self._begun_path("generalist").exists():  # before it, nothing is worth keeping
             return ""
         return (
@@ -182,62 +171,36 @@ class RunFolder:
     def read_manifest(self) -> dict[str, Any]:
         """Read the manifest. Raises RunFolderError if there is none, or it is not ours."""
         self._refresh_manifest()
-        try:
-            manifest = read_json(self.manifest_path)
-        except FileNotFoundError:
-            raise RunFolderError(f"run_dir: {self.location!r} is not a run folder (no manifest.json)") from None
-        except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-            raise RunFolderError(f"run_dir: {str(self.manifest_path)!r} cannot be read: {error}") from None
-        if not isinstance(manifest, dict) or manifest.get("raydistill_format") != FORMAT:
-            raise RunFolderError(f"run_dir: {str(self.manifest_path)!r} was not written by this raydistill")
-        check_names(self.manifest_path, manifest["stages"])
-        return manifest
+        return load_manifest(self.manifest_path, self.location)
 
     def read_config(self) -> Config:
         """The configuration that the run was made with."""
         return Config.model_validate({**self.read_manifest()["settings"], "run_dir": self.location})
 
-    def acquire_lock(self) -> FileLock | StoreLock:
+    def acquire_lock(self) -> FolderLock | StoreLock:
         """Lock the folder for this process; the lock falls with the process, in a store half a minute later.
 
         Raises RunFolderError if another process works in the folder, or a link in it leads out of it.
         """
-        if self._mirror:
-            if not self._has_manifest():
-                self.check_unused()
-            self._lock = StoreLock(self._mirror)
-            self._lock.acquire()
-            self._current.clear()
-            for folder in (self.path / "begun", self.path / "timings"):
-                self._mirror.pull(folder)
-            return self._lock
-        if self.path.exists() and not self.path.is_dir():
-            raise RunFolderError(f"run_dir: {str(self.path)!r} is a file; give a folder")
-        if not self.manifest_path.exists():
+        if not self._has_manifest():
             self.check_unused()
-        self.path.mkdir(parents=True, exist_ok=True)
-        check_links(self.path)
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RunFolderError(
-                f"run_dir: {str(self.path)!r} is in use by {self._read_owner()}; wait for it (raydistill status"
-                f" {self.location} tells how far it is), or take another --run-dir"
-            ) from None
-        write_json(self.path / ".owner.json", {"host": socket.gethostname(), "pid": os.getpid()})
-        return lock
+        if self._mirror is None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            check_links(self.path)
+            lock = FolderLock(self.path)
+            lock.acquire()
+            return lock
+        self._lock = StoreLock(self._mirror)
+        self._lock.acquire()
+        self._current.clear()
+        for folder in (self.path / "begun", self.path / "timings"):
+            self._mirror.pull(folder)
+        return self._lock
 
     def is_locked(self) -> bool:
         """Whether a process works in the folder now; in a store, or did until half a minute ago."""
-        if self._mirror:
-            return StoreLock(self._mirror).is_held()
-        lock = FileLock(self.path / ".lock")
-        try:
-            with lock.acquire(timeout=0):
-                return False
-        except Timeout:
-            return True
+        lock = StoreLock(self._mirror) if self._mirror else FolderLock(self.path)
+        return lock.is_held()
 
     def stage_key(self, stage: str, settings: Mapping[str, Any], inputs: Iterable[str]) -> str:
         """Hash of what decides a stage's results: its settings, the version, and its inputs' files."""
@@ -269,43 +232,54 @@ class RunFolder:
         manifest = self.read_manifest()
         folder = self.stage_folder(stage)
         refresh(folder)
-        files = {path.relative_to(folder).as_posix(): hash_file(path) for path in list_files(folder)}
-        manifest["stages"][stage] = {"key": key, "seconds": round(seconds, 3), "finished": time.time(), "files": files}
+        manifest["stages"][stage] = {
+            "key": key,
+            "seconds": round(seconds, 3),
+            "finished": time.time(),
+            "files": hash_files(folder),
+        }
         self._write_manifest(manifest)
 
     def take_over(self, stage: str, key: str) -> bool:
-        """Link a stage's files from the run that this one starts from, if it finished there with this key.
-
-        They are linked aside and verified there: a process may be redoing the stage in the other run.
-        """
+        """Link a stage's files from the run that this one starts from, if it finished there with this key."""
         manifest = self.read_manifest()
         if manifest.get("start_from") is None:
             return False
         source = RunFolder(manifest["start_from"])
         record = source._find_record(stage, key) if source._has_manifest() else None
-        if record is None:
+        if record is None or not self._link_stage(source, stage, record["files"]):
             return False
+        self._mark_begun(stage, key)
+        self._link_timing(source, stage)
+        manifest["stages"][stage] = record
+        self._write_manifest(manifest)
+        return True
+
+    def _link_stage(self, source: RunFolder, stage: str, files: Mapping[str, str]) -> bool:
+        """Whether another run's files of a stage are this run's now; if not, nothing has changed.
+
+        They are linked aside and verified there: a process may be redoing the stage in the other run.
+        """
         self._current.add(stage)
         folder, aside = self.stage_folder(stage), self.path / f".{stage}"
-        shutil.rmtree(aside, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError, StorageError):
-            for name in record["files"]:
-                link_file(source.stage_folder(stage) / name, aside / name)
-        if not _files_verify(aside, record["files"]):
+        linked = False
+        with contextlib.suppress(StorageError):
+            linked = link_files(source.stage_folder(stage), aside, files)
+        if not linked:
             shutil.rmtree(aside, ignore_errors=True)
             return False
         remove(self._begun_path(stage))  # it always tells whose files the folder holds
         remove(folder)
         aside.rename(folder)
         publish(folder)
-        self._mark_begun(stage, key)
+        return True
+
+    def _link_timing(self, source: RunFolder, stage: str) -> None:
+        """Take over when and where the stage's jobs ran."""
         refresh(source.timing_path(stage).parent)
         if source.timing_path(stage).exists():
             link_file(source.timing_path(stage), self.timing_path(stage))
             publish(self.timing_path(stage))
-        manifest["stages"][stage] = record
-        self._write_manifest(manifest)
-        return True
 
     def _has_manifest(self) -> bool:
         self._refresh_manifest()
@@ -325,12 +299,12 @@ class RunFolder:
     def _verify(self, stage: str, files: Mapping[str, str]) -> bool:
         """Whether the stage's files have these checksums, here; else whether the store has them."""
         with contextlib.suppress(StorageError):
-            if _files_verify(self.stage_folder(stage), files):
+            if verify_files(self.stage_folder(stage), files):
                 return True
             if self._mirror:
                 self._mirror.forget(self.stage_folder(stage))
                 self._mirror.pull(self.stage_folder(stage), files)
-                return _files_verify(self.stage_folder(stage), files)
+                return verify_files(self.stage_folder(stage), files)
         return False
 
     def _find_record(self, stage: str, key: str) -> dict[str, Any] | None:
@@ -347,7 +321,9 @@ class RunFolder:
             write_text(mark, key)
 
     def check_unused(self) -> None:
-        """Raise RunFolderError for a folder that holds anything, and no run."""
+        """Raise RunFolderError for a folder that holds anything, and no run; and for a file."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"run_dir: {str(self.path)!r} is a file; give a folder")
         ours = {".lock", ".owner.json", "given"}
         used = self.path.exists() and bool({entry.name for entry in self.path.iterdir()} - ours)
         if self._mirror.has_objects() if self._mirror else used:
@@ -356,51 +332,7 @@ class RunFolder:
                 " give a new or empty one"
             )
 
-    def _read_owner(self) -> str:
-        try:
-            owner = read_json(self.path / ".owner.json")
-            return f"process {owner['pid']} on {owner['host']}"
-        except (OSError, ValueError, KeyError, TypeError):
-            return "another process"
-
 
 def name_folder(stage: str) -> str:
     """Name of a stage's folder."""
     return f"{(ORIGIN, *STAGES).index(stage):02d}_{stage}"
-
-
-def make_key(stage: str, settings: Mapping[str, Any], inputs: Mapping[str, Mapping[str, str]]) -> str:
-    """A stage's key. inputs: for each stage that it reads, the checksums of its files."""
-    return hash_json({"stage": stage, "version": __version__, "settings": settings, "inputs": inputs})
-
-
-def result_settings(config: Config) -> dict[str, Any]:
-    """The settings that decide results, as JSON."""
-    settings = config.model_dump(mode="json")
-    del settings["specialists"]["on_failure"]  # what is finished stands either way
-    del settings["images"]["max_corrupt"]
-    return {name: value for name, value in settings.items() if name not in _NOT_RESULTS}
-
-
-def list_changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Differences between two nested settings, such as 'search.trials 8 -> 16'."""
-    changes: list[str] = []
-    for name in [*old, *(name for name in new if name not in old)]:
-        before, after = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict) and name != "options":
-            changes += list_changes(before, after, f"{prefix}{name}.")
-        elif before != after:
-            changes.append(f"{prefix}{name} {before} -> {after}")
-    return changes
-
-
-def _new_manifest(settings: dict[str, Any], source: RunFolder | None) -> dict[str, Any]:
-    start = {} if source is None else {"start_from": source.location}
-    return {"raydistill_format": FORMAT, "version": __version__, "settings": settings, **start, "stages": {}}
-
-
-def _files_verify(folder: Path, files: Mapping[str, str]) -> bool:
-    try:
-        return all(hash_file(folder / name) == checksum for name, checksum in files.items())
-    except OSError:
-        return False

@@ -21,7 +21,8 @@ from raydistill.files import (
     write_mapped,
     write_sparse,
 )
-from raydistill.run_folder import ORIGIN, STAGES, RunFolder, list_changes
+from raydistill.manifest import list_changes
+from raydistill.run_folder import ORIGIN, STAGES, RunFolder
 
 
 def make(tmp_path, **settings):

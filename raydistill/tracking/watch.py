@@ -16,7 +16,8 @@ from raydistill.display import Display
 from raydistill.errors import ConfigError, describe_in_line
 from raydistill.execution import JobEvent
 from raydistill.files import hash_json, publish, refresh
-from raydistill.run_folder import RunFolder, result_settings
+from raydistill.manifest import result_settings
+from raydistill.run_folder import RunFolder
 from raydistill.tracking.feed import Feed, flatten
 from raydistill.tracking.ledger import Ledger
 from raydistill.tracking.points import Facts, Tracker, name_network, read_event, read_stage
