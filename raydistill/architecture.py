@@ -1,84 +1,19 @@
-"""Settings of a network beside its name and options: how examples enter it, and the weights that it starts from.
+"""What a network is: its name and options, how examples enter it, and the weights that it starts from.
 
-Comes in: settings of a generalist or a student. Goes out: an `Architecture`, all that says what a network is, and
-where the files that decide its weights lie.
+Comes in: settings of a generalist or a student. Goes out: an `Architecture`, and where the files that decide its
+weights lie.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pydantic import Field, field_validator
-
+from raydistill.config import Config
 from raydistill.errors import ModelError
-from raydistill.sections import Section
-
-if TYPE_CHECKING:
-    from raydistill.config import Config
-
-NORMALISATIONS = ("auto", "data", "model", "unit", "none")
-_NUMBERS = r"[\d.eE+-]+(?:,[\d.eE+-]+)*"
-_STATISTICS = re.compile(rf"({_NUMBERS})/({_NUMBERS})")
-
-
-class ArchitectureConfig(Section):
-    """How examples enter a network, and the weights that it starts from."""
-
-    input_size: tuple[int, ...] | None = Field(None)
-    """height and width, or one number for both, to which the network resizes images as its first layer (bilinear,
-    antialiased); left out: it takes them as they are"""
-    normalise: str = "auto"
-    """data: by mean and standard deviation of the training rows; model: as the model's pretrained weights want it, for
-    each channel; unit: integers divided by 255; none: numbers as they are; MEAN/STD, such as 0.5/0.25 or
-    0.49,0.46,0.41/0.23,0.22,0.23, after integers are divided by 255; auto: model where weights come from elsewhere and
-    the model says so, else data"""
-    weights: str | None = None
-    """a file of weights to start from: .safetensors, or a state dict written by torch.save; an output layer for other
-    classes is left out, and said so"""
-
-    @field_validator("input_size", mode="before")
-    @classmethod
-    def _take_one_number(cls, value: Any) -> Any:
-        parts = list(value) if isinstance(value, list | tuple) else value
-        if isinstance(parts, str):
-            parts = parts.split(",")
-        if isinstance(parts, int):
-            parts = [parts]
-        return tuple(parts) * 2 if isinstance(parts, list) and len(parts) == 1 else parts
-
-    @field_validator("input_size")
-    @classmethod
-    def _check_size(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if value is not None and (len(value) != 2 or min(value) < 1):
-            raise ValueError("give a number of pixels, or two: HEIGHT,WIDTH")
-        return value
-
-    @field_validator("normalise")
-    @classmethod
-    def _check_normalise(cls, value: str) -> str:
-        if value not in NORMALISATIONS:
-            try:
-                read_statistics(value)
-            except ValueError:
-                raise ValueError(
-                    f"give one of {', '.join(NORMALISATIONS)}, or MEAN/STD such as 0.5/0.25, with STD above 0"
-                ) from None
-        return value
-
-
-def read_statistics(text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation, of one or of each channel, from MEAN/STD. Raises ValueError if it is not that."""
-    found = _STATISTICS.fullmatch(text.replace(" ", ""))
-    if found is None:
-        raise ValueError(text)
-    mean, std = (tuple(float(number) for number in part.split(",")) for part in found.groups())
-    if len(mean) != len(std) or min(std) <= 0:
-        raise ValueError(text)
-    return mean, std
+from raydistill.files import hash_file
 
 
 @dataclass(frozen=True)
@@ -156,8 +91,6 @@ def find_folder(name: str) -> Path | None:
 
 def identify_files(files: Mapping[str, Path]) -> dict[str, str]:
     """SHA-256 of each. Raises ModelError for one that cannot be read; files: by the setting that names each."""
-    from raydistill.files import hash_file
-
     sums = {}
     for name, path in files.items():
         try:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from raydistill.config import TrainingConfig
 from raydistill.errors import ModelError
+from raydistill.network_settings import TrainingConfig
 from raydistill.workers import device_of, share_model
 
 Forward = Callable[[Tensor], Tensor]

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from raydistill.architecture import read_statistics
 from raydistill.data.arrays import Normalisation
 from raydistill.errors import ModelError
+from raydistill.network_settings import read_statistics
 
 CHANNEL_COUNTS = (1, 3, 4)  # of images whose last dimension counts channels
 INTEGER_SCALE = 255.0

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from raydistill.batches import Batch, Batches, mix_seed
-from raydistill.config import TrainingConfig
 from raydistill.confusion import Affinity, build_affinity, keep_probable, measure_confusion
 from raydistill.data.objects import to_array
 from raydistill.data.tensors import (
@@ -40,6 +39,7 @@ from raydistill.execution import Trial
 from raydistill.files import Sparse
 from raydistill.forward import place_model
 from raydistill.losses import WithGradient
+from raydistill.network_settings import TrainingConfig
 from raydistill.scoring import Validate, score_labels
 from raydistill.sections import describe_validation_error
 from raydistill.specialists import (

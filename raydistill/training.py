@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from raydistill.batches import Batch, Batches, mix_seed
-from raydistill.config import TrainingConfig
 from raydistill.execution import Beat
 from raydistill.files import read_tensors, write_tensors
 from raydistill.forward import Forward, choose_forward
 from raydistill.frozen import rest_frozen, trained_state
 from raydistill.losses import WithGradient, label_loss
+from raydistill.network_settings import TrainingConfig
 from raydistill.scoring import Score, Validate
 from raydistill.workers import device_of, unwrap, worker_rank
 

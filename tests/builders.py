@@ -3,10 +3,11 @@
 import numpy as np
 import torch
 
-from raydistill.config import Config, TrainingConfig, build_config
+from raydistill.config import Config, build_config
 from raydistill.data.arrays import Examples
 from raydistill.display import Silent
 from raydistill.in_process import InProcess
+from raydistill.network_settings import TrainingConfig
 from raydistill.pipeline import run_pipeline
 
 QUICK = {

@@ -6,16 +6,10 @@ import pytest
 from builders import quick_config
 from pydantic import ValidationError
 
-from raydistill.architecture import (
-    ArchitectureConfig,
-    find_folder,
-    generalist_architecture,
-    identify_architecture,
-    read_statistics,
-    student_architecture,
-)
+from raydistill.architecture import find_folder, generalist_architecture, identify_architecture, student_architecture
 from raydistill.cli import read_settings
 from raydistill.errors import ConfigError, ModelError
+from raydistill.network_settings import ArchitectureConfig, read_statistics
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from scipy.special import log_softmax
 
 import raydistill
 from raydistill.batches import Batch, Batches, shuffle_rows
-from raydistill.config import AUGMENTATIONS, StudentConfig, TrainingConfig
 from raydistill.data import augment as module
 from raydistill.data.arrays import Examples, Normalisation, open_examples, read_transfer_rows
 from raydistill.data.augment import Augment, Draw, check_augment
@@ -18,6 +17,7 @@ from raydistill.data.views import Views, count_views
 from raydistill.errors import ConfigError
 from raydistill.losses import label_loss
 from raydistill.mixup import mix_batch, mixed_loss
+from raydistill.network_settings import AUGMENTATIONS, StudentConfig, TrainingConfig
 from raydistill.scoring import score_labels
 from raydistill.stages.feeding import build_change
 from raydistill.stages.teacher import build_views, open_targets

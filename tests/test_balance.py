@@ -10,9 +10,10 @@ from torch import nn
 
 from raydistill.balance import Balance, balance_soft_loss, balanced_label_loss, read_balance, sample_by_weight
 from raydistill.batches import Batch
-from raydistill.config import BalanceConfig, SpecialistsConfig
+from raydistill.config import BalanceConfig
 from raydistill.errors import DataError
 from raydistill.losses import distil, label_loss
+from raydistill.network_settings import SpecialistsConfig
 from raydistill.report import read_report
 from raydistill.scoring import score_labels
 from raydistill.specialists import Group, balance_group, enriched_loss, soft_enriched_loss

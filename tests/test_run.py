@@ -15,11 +15,12 @@ from builders import QUICK, Recorder
 from sklearn.datasets import load_digits
 
 import raydistill
-from raydistill.config import SearchConfig, StudentConfig, build_config
+from raydistill.config import SearchConfig, build_config
 from raydistill.display import Silent
 from raydistill.errors import ConfigError, DataError, RunFolderError
 from raydistill.loading import load_student, load_teacher
 from raydistill.models import mlp
+from raydistill.network_settings import StudentConfig
 from raydistill.report import read_report
 
 DIGITS = load_digits()

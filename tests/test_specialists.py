@@ -10,7 +10,7 @@ from scipy.special import logsumexp, softmax
 from torch import nn
 
 from raydistill.batches import Batch
-from raydistill.config import SpecialistsConfig
+from raydistill.network_settings import SpecialistsConfig
 from raydistill.specialists import (
     Group,
     enriched_loss,

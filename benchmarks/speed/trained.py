@@ -21,11 +21,11 @@ from torch.nn.functional import log_softmax
 
 from benchmarks.speed.teachers import UNITS, Answers, ask_group, combine, tell
 from raydistill.batches import Batches, Sampler, shuffle_rows
-from raydistill.config import SpecialistsConfig, TrainingConfig
 from raydistill.data.arrays import Examples, Normalisation
 from raydistill.ensemble import choose_active
 from raydistill.files import read_array, read_tensors, write_array, write_tensors
 from raydistill.models import build_model
+from raydistill.network_settings import SpecialistsConfig, TrainingConfig
 from raydistill.scoring import Score, predict_logits
 from raydistill.specialists import Group, enriched_loss, sample_enriched
 from raydistill.stages.specialists import choose_shift, part_rows

@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.speed.measure import Line, Part, Setup, Target, Work, at_least, divide, take_turns, wait
 from raydistill.batches import Batches, shuffle_rows
-from raydistill.config import TrainingConfig
 from raydistill.data.arrays import Examples, Normalisation
 from raydistill.data.views import Views
 from raydistill.models import build_model
+from raydistill.network_settings import TrainingConfig
 from raydistill.scoring import Score, predict_logits
 from raydistill.specialists import Group, enriched_loss, sample_enriched
 from raydistill.stages.student import soft_loss

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from raydistill.balance import Balance
 from raydistill.batches import Batches, Sampler, mix_seed
-from raydistill.config import SpecialistsConfig
 from raydistill.data.arrays import Examples, open_examples, read_split
 from raydistill.execution import Beat, Failure, Job, JobFailed, JobOutcome
 from raydistill.files import read_json, remove, write_json
 from raydistill.forward import place_model
 from raydistill.mixup import mixed_loss
+from raydistill.network_settings import SpecialistsConfig
 from raydistill.orders import ByClass, count_labels, order_enriched
 from raydistill.run_folder import RunFolder
 from raydistill.specialists import (
