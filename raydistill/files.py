@@ -1,9 +1,8 @@
 """Files that are whole or absent: JSON, arrays and tensors, written aside and then renamed. No pickle.
 
-Comes in: a path and a value. Goes out: a file that a reader sees complete, even if the writer is killed at any moment.
-Every write and removal below a folder that a `Replica` follows reaches it (storage.py: its objects in a store).
-Storage that refuses to write is waited for, up to a minute, where the value can be written again; a full disk is told
-at once.
+Comes in: a path and a value. Goes out: a file that a reader sees complete, even if the writer is killed at any moment;
+what follows its folder is told of it (folders.py). Storage that refuses to write is waited for, up to a minute, where
+the value can be written again; a full disk is told at once.
 """
 
 from __future__ import annotations
@@ -18,12 +17,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raydistill.errors import DiskFullError, StorageError
+from raydistill.folders import publish
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,59 +42,6 @@ PASSING = (
 """What network file systems answer while their server is away. EACCES and EROFS last, and are told at once."""
 WAIT_SECONDS = 60.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0  # seconds between two attempts: each is twice the last
-
-
-class Replica(Protocol):
-    """What follows a folder of this node."""
-
-    def push(self, path: Path) -> None:
-        """A file is new."""
-
-    def remove(self, path: Path) -> None:
-        """A file or folder is gone."""
-
-    def pull(self, folder: Path) -> None:
-        """Make the folder what the replica says."""
-
-
-_replicas: dict[Path, Replica] = {}
-
-
-def follow_folder(folder: Path, replica: Replica) -> None:
-    """From now on the replica hears of what this process writes and removes below the folder."""
-    _replicas[folder] = replica
-
-
-def refresh(folder: Path) -> None:
-    """See what other nodes have written below a folder; nothing to do where all share it."""
-    for replica in _find_replicas(folder):
-        replica.pull(folder)
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder with all that is in it, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-    for replica in _find_replicas(path):
-        replica.remove(path)
-
-
-def publish(path: Path) -> None:
-    """Tell replicas of a file, or of all files of a folder, that were not written by this module."""
-    for replica in _find_replicas(path):
-        for file in [path] if path.is_file() else list_files(path):
-            replica.push(file)
-
-
-def list_files(folder: Path) -> list[Path]:
-    """Finished files below a folder, sorted; temporary and partial ones, which begin with a dot, are left out."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-
-
-def _find_replicas(path: Path) -> list[Replica]:
-    return [replica for folder, replica in _replicas.items() if path.is_relative_to(folder)]
 
 
 @contextlib.contextmanager

@@ -29,16 +29,9 @@ from raydistill.boundary import check_links
 from raydistill.config import Config
 from raydistill.credentials import check_credentials
 from raydistill.errors import RunFolderError, StorageError
-from raydistill.files import (
-    follow_folder,
-    link_file,
-    publish,
-    refresh,
-    remove,
-    write_json,
-    write_text,
-)
+from raydistill.files import link_file, write_json, write_text
 from raydistill.folder_lock import FolderLock
+from raydistill.folders import follow_folder, publish, refresh, remove
 from raydistill.job import is_uri
 from raydistill.manifest import compare_manifest, load_manifest, make_key, new_manifest, result_settings
 from raydistill.stage_files import hash_files, link_files, verify_files

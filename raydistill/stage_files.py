@@ -10,7 +10,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from raydistill.files import hash_file, link_file, list_files
+from raydistill.files import hash_file, link_file
+from raydistill.folders import list_files
 
 
 def hash_files(folder: Path) -> dict[str, str]:

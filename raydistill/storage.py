@@ -23,7 +23,8 @@ from filelock import FileLock
 from raydistill.boundary import stays_inside
 from raydistill.credentials import check_credentials, hide_credentials
 from raydistill.errors import ConfigError, RunFolderError, StorageError, describe_in_line
-from raydistill.files import Value, hash_file, list_files, try_again
+from raydistill.files import Value, hash_file, try_again
+from raydistill.folders import list_files
 
 RETRY_SECONDS = 60.0
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, softmax
 
-from raydistill.files import Array, list_files, map_array, read_json, remove, write_array, write_json, write_rows
+from raydistill.files import Array, map_array, read_json, write_array, write_json, write_rows
+from raydistill.folders import list_files, remove
 from raydistill.kernels import losses as kernels
 from raydistill.kernels.launch import has_kernels
 from raydistill.losses import WithGradient, distil, run_kernel, soften

@@ -13,8 +13,9 @@ from builders import list_results, quick_config, run_quick
 from raydistill.cli import main
 from raydistill.display import Silent
 from raydistill.errors import RunFolderError
-from raydistill.files import list_files, read_json, write_json
+from raydistill.files import read_json, write_json
 from raydistill.flags import read_settings
+from raydistill.folders import list_files
 from raydistill.run_folder import RunFolder
 
 

@@ -30,11 +30,11 @@ from raydistill.files import (
     map_array,
     read_array,
     read_json,
-    remove,
     write_array,
     write_json,
     write_rows,
 )
+from raydistill.folders import remove
 
 FORMAT = 1
 FILES = ("x.npy", "y.npy", "classes.json", "parts.json", "corrupt.json", "checksums.npy")

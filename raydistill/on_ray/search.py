@@ -34,7 +34,7 @@ from raydistill.execution import (
     report_failures,
     resolve_function,
 )
-from raydistill.files import publish, remove
+from raydistill.folders import publish, remove
 from raydistill.in_process import search_distributions
 from raydistill.on_ray.pool import PoolOptions
 

@@ -19,18 +19,8 @@ from raydistill.data.names import parse_name
 from raydistill.data.sources import load_source
 from raydistill.data.splits import FIT, SPLITS, TEST, check_splits, place_rows
 from raydistill.data.unlabeled import Rows, load_unlabeled
-from raydistill.files import (
-    Array,
-    link_file,
-    publish,
-    read_array,
-    read_json,
-    remove,
-    write_array,
-    write_json,
-    write_mapped,
-    write_rows,
-)
+from raydistill.files import Array, link_file, read_array, read_json, write_array, write_json, write_mapped, write_rows
+from raydistill.folders import publish, remove
 from raydistill.orders import BLOCK_ROWS
 from raydistill.stages.context import Context
 from raydistill.stages.feeding import write_by_class

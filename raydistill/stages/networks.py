@@ -18,7 +18,8 @@ from raydistill.batches import choose_batch_size, mix_seed
 from raydistill.config import Config
 from raydistill.data.arrays import Examples, read_normalisation, read_split, read_transfer_rows
 from raydistill.execution import Role
-from raydistill.files import hash_file, read_json, read_tensors, refresh, remove, write_json, write_tensors
+from raydistill.files import hash_file, read_json, read_tensors, write_json, write_tensors
+from raydistill.folders import refresh, remove
 from raydistill.frozen import freeze_parameters, trained_state
 from raydistill.models import Model, build_model
 from raydistill.run_folder import RunFolder

@@ -21,7 +21,8 @@ from raydistill.config import Config
 from raydistill.data.row_hashes import hash_rows
 from raydistill.data.splits import SPLITS
 from raydistill.errors import ConfigError, DataError, RunFolderError
-from raydistill.files import Array, link_file, map_array, publish, read_array, read_json, write_array, write_json
+from raydistill.files import Array, link_file, map_array, read_array, read_json, write_array, write_json
+from raydistill.folders import publish
 from raydistill.run_folder import ORIGIN, RunFolder
 from raydistill.stages.context import Context
 

@@ -15,7 +15,8 @@ from raydistill.balance import Balance
 from raydistill.biases import apply_biases, find_biases, find_scarce_classes, fit_biases
 from raydistill.config import Config
 from raydistill.data.arrays import Examples, read_split, read_transfer_rows
-from raydistill.files import read_array, remove, write_json
+from raydistill.files import read_array, write_json
+from raydistill.folders import remove
 from raydistill.orders import count_labels
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import predict_logits

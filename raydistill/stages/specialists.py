@@ -17,7 +17,8 @@ from raydistill.balance import Balance
 from raydistill.batches import Batches, Sampler, mix_seed
 from raydistill.data.arrays import Examples, open_examples, read_split
 from raydistill.execution import Beat, Failure, Job, JobFailed, JobOutcome
-from raydistill.files import read_json, remove, write_json
+from raydistill.files import read_json, write_json
+from raydistill.folders import remove
 from raydistill.forward import place_model
 from raydistill.mixup import mixed_loss
 from raydistill.network_settings import SpecialistsConfig

@@ -13,7 +13,8 @@ from raydistill.batches import Batch, Batches
 from raydistill.config import Config
 from raydistill.data.arrays import open_examples, read_split, read_transfer_rows
 from raydistill.execution import Beat, Job, Role, SearchSpace, Trial
-from raydistill.files import read_json, refresh, remove, write_json
+from raydistill.files import read_json, write_json
+from raydistill.folders import refresh, remove
 from raydistill.forward import place_model
 from raydistill.losses import WithGradient
 from raydistill.models import find_output_layer

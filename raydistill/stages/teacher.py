@@ -16,7 +16,8 @@ from raydistill.data.arrays import Examples, read_split, read_unlabeled_rows
 from raydistill.data.transfer import choose_transfer_rows
 from raydistill.data.views import Views, count_views
 from raydistill.errors import ConfigError
-from raydistill.files import list_files, write_array, write_json
+from raydistill.files import write_array, write_json
+from raydistill.folders import list_files
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import share_score
 from raydistill.stages.context import Context

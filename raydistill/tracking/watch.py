@@ -15,7 +15,8 @@ from raydistill.credentials import hide_credentials
 from raydistill.display import Display
 from raydistill.errors import ConfigError, describe_in_line
 from raydistill.execution import JobEvent
-from raydistill.files import hash_json, publish, refresh
+from raydistill.files import hash_json
+from raydistill.folders import publish, refresh
 from raydistill.manifest import result_settings
 from raydistill.run_folder import RunFolder
 from raydistill.tracking.feed import Feed, flatten
