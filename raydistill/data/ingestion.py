@@ -14,15 +14,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from raydistill.data.ingest import (
-    Block,
-    Mark,
-    Tally,
-    Work,
-    plan_blocks,
-    prepare_work,
-    write_blocks,
-)
+from raydistill.data.ingest import Block, Mark, Tally, Work, plan_blocks, prepare_work, write_blocks
 from raydistill.data.ingest_errors import IngestError, Words
 from raydistill.data.ingested import FILES, OPTIONAL, finish_arrays, hash_blocks, read_record
 from raydistill.data.names import is_remote, parse_name
@@ -42,12 +34,6 @@ class Ingested:
 
     record: dict[str, Any]
     decoded: int
-
-
-def run_here(work: Work, blocks: Sequence[Block], on_mark: Callable[[Mark], None]) -> None:
-    """All blocks in this process, in turn."""
-    for mark in write_blocks(work, blocks):
-        on_mark(mark)
 
 
 class Listener(Protocol):
@@ -134,6 +120,12 @@ class Ingestion:
         tally.add(mark)
         corrupt = f", {len(tally.corrupt):,} corrupt" if tally.corrupt else ""
         self.listener.update(tally.done / tally.total, f"{tally.done:,} of {tally.total:,} records{corrupt}")
+
+
+def run_here(work: Work, blocks: Sequence[Block], on_mark: Callable[[Mark], None]) -> None:
+    """All blocks in this process, in turn."""
+    for mark in write_blocks(work, blocks):
+        on_mark(mark)
 
 
 def check_output(output: Path) -> None:
