@@ -102,10 +102,10 @@ def grow_members(
     """Keep the old groups that hold, and find a place for each new class.
 
     members: boolean (M, K_old). places: (K_new,), see `map_classes`. affinity: (K_new, K_new); old_affinity: (K_old,
-    K_old). An old group holds while it has two classes left, and holds HOLDS of the share of its classes' confusion
-    that it held before. A new class, or one whose groups are all dissolved, joins the groups that it is most confused
-    with, until these hold COVERED of its confusion, MOST_JOINED at most; those that are confused with each other more
-    than with any old group make new groups.
+    K_old). An old group holds while it has two classes left and there is one outside, and it holds HOLDS of the share
+    of its classes' confusion that it held before. A new class, or one whose groups are all dissolved, joins the groups
+    that it is most confused with, until these hold COVERED of its confusion, MOST_JOINED at most; those that are
+    confused with each other more than with any old group make new groups.
     """
     affinity, rows = csr_array(affinity), map_members(members, places)
     kept = _list_holding(rows, members, places, affinity, csr_array(old_affinity))
@@ -141,7 +141,7 @@ def _list_holding(rows: Array, members: Array, places: Array, affinity: Sparse, 
 
 def _holds(row: Array, before: Array, places: Array, affinity: Sparse, old_affinity: Sparse) -> bool:
     """Whether an old group still holds; both shares are over the classes that are in both runs."""
-    if row.sum() < 2:
+    if row.sum() < 2 or row.all():
         return False
     common = places >= 0
     was = np.zeros(len(before), dtype=bool)
@@ -181,10 +181,16 @@ def _join_groups(labels: Array, kept: Sequence[int], groups: Array, affinity: Sp
             grown[place].gained.append(label)
     for group in grown:
         group.row[group.gained] = True
-        if group.row.all():  # a specialist needs a class outside
-            pull = np.asarray(affinity[group.gained][:, np.flatnonzero(group.row)].sum(axis=1)).ravel()
-            group.row[group.gained.pop(int(pull.argmin()))] = False
+        if group.row.all():
+            left_out = _find_least_confused(group.gained, affinity)
+            group.gained.remove(left_out)
+            group.row[left_out] = False
     return grown
+
+
+def _find_least_confused(labels: Sequence[int] | Array, affinity: Sparse) -> int:
+    """Which of these classes to leave out of a group of all: a specialist needs a class outside."""
+    return int(labels[int(np.asarray(affinity[labels].sum(axis=1)).ravel().argmin())])
 
 
 def _choose_groups(label: int, groups: Array, affinity: Sparse) -> list[int]:
@@ -214,6 +220,8 @@ def _make_groups(
     for part in np.unique(parts):
         row = np.zeros(affinity.shape[0], dtype=bool)
         row[labels[parts == part]] = True
+        if row.all():
+            row[_find_least_confused(labels, affinity)] = False
         made.append(grow_group(row, affinity, overlap=overlap, size=size))
     return made
 

@@ -107,6 +107,26 @@ def test_a_group_that_is_confused_with_others_now_is_dissolved():
     assert grown.gained == ((4, 5),)  # a group of all classes would have nothing outside
 
 
+def test_a_group_of_all_that_is_left_is_dissolved():
+    affinity = np.array([[0, 1, 0.2], [1, 0, 0.1], [0.2, 0.1, 0]])
+    grown = grow([0, 1, 2], affinity)
+    assert (grown.dissolved, grown.sources) == ((0, 1), (-1,))
+    np.testing.assert_array_equal(grown.members, [[True, True, False]])  # what is least confused is left outside
+
+
+def test_every_group_has_two_classes_and_one_outside():
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        old, new = generator.integers(4, 9, 2)
+        members = generator.random((3, old)) < 0.5
+        places = np.where(generator.random(new) < 0.3, -1, np.resize(generator.permutation(old), new))
+        places[old:] = -1
+        pulls = [np.triu(generator.random((classes, classes)), 1) for classes in (new, old)]
+        affinity, old_affinity = (pull + pull.T for pull in pulls)
+        sizes = grow_members(members, places, affinity, old_affinity, overlap=0.5).members.sum(axis=1)
+        assert ((sizes >= 2) & (sizes < new)).all()
+
+
 def test_nothing_new_changes_nothing():
     grown = grow([0, 1, 2, 3, 4, 5], OLD_AFFINITY)
     np.testing.assert_array_equal(grown.members, BEFORE)
