@@ -35,7 +35,7 @@ test-slow: $(VENV)/installed
 
 test-faults: $(VENV)/installed
 	@echo "== faults"
-	$(BIN)/python -m pytest tests/faults tests/on_ray/test_nodes.py tests/on_ray/test_pipeline_on_ray.py tests/test_job.py
+	$(BIN)/python -m pytest tests/faults tests/on_ray/test_nodes.py tests/on_ray/test_pipeline_on_ray.py tests/test_job.py tests/test_pipeline.py
 
 bench-quick: $(VENV)/installed
 	@echo "== ratios of speed against their floors"

@@ -164,7 +164,10 @@ def measure(kind: str, rows: int, folder: Path) -> float:
     return float(json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("kind", ["generalist", "specialist", "balance", "student"])
+@pytest.mark.parametrize(
+    "kind",
+    ["specialist", "student", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("generalist", "balance"))],
+)
 def test_memory_does_not_grow_with_the_rows(tmp_path, kind):
     few, many = (measure(kind, rows, tmp_path) for rows in (1 << 19, 1 << 21))
     assert many - few < 4e6  # a table of four bytes a row would be 6.3 MB

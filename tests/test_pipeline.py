@@ -278,7 +278,12 @@ run_quick(whole_config(run_dir))
 """
 
 
-@pytest.mark.parametrize("stage", STAGES)
+FEWER = ("data", "generalist", "specialists", "search", "student")  # one for each way in which a stage works
+
+
+@pytest.mark.parametrize(
+    "stage", [pytest.param(stage, marks=[] if stage in FEWER else pytest.mark.slow) for stage in STAGES]
+)
 def test_killed_in_any_stage_ends_the_same(finished, tmp_path, stage):
     """SIGKILL while the stage is writing; the same command again ends with the files of an undisturbed run."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}

@@ -11,7 +11,6 @@ import contextlib
 import io
 import logging
 import os
-import threading
 import time
 import warnings
 from types import TracebackType
@@ -122,8 +121,9 @@ class Server:
         self.close()
 
     def wait(self) -> None:
-        """Until this process is interrupted."""
-        threading.Event().wait()
+        """Until this process is interrupted; wakes each second, because any thread may be given the signal."""
+        while True:
+            time.sleep(1.0)
 
     def close(self) -> None:
         """Stop answering: requests that are under way end first. A private Ray ends; a cluster is left as it was."""
