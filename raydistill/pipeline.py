@@ -36,6 +36,7 @@ from raydistill.stages.context import Context, Stage
 from raydistill.stages.data import prepare_data, split_data
 from raydistill.stages.fit import check_networks
 from raydistill.stages.generalist import run_generalist, run_seeds
+from raydistill.stages.given import describe_assumption
 from raydistill.stages.groups import count_groups, find_groups, measure_confusions
 from raydistill.stages.growth import check_warm
 from raydistill.stages.origin import copy_origin, find_origin, identify_origin
@@ -170,6 +171,8 @@ def run_pipeline(
     context = Context(run, config, display, lambda: start_executor(run))
     try:
         run.open(config, on_change, start_from)
+        if (assumption := describe_assumption(config)) is not None:
+            display.note(assumption)
         for stage in stages:
             run_stage(context, stage, [other.name for other in stages])
             if stage.name == "splits":
