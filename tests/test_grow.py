@@ -21,13 +21,23 @@ from raydistill.report import read_report
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import predict_logits
 from raydistill.specialists import Group, specialist_log_probs
+from raydistill.stages.growth import list_changed_settings
 from raydistill.stages.origin import _find_known, _spread
+from raydistill.stages.warm import count_warm_passes, list_warm
 
 SETTINGS = {
     "specialists": {"groups": 4, "epochs": 2},
     "grouping": {"overlap": 0.0, "bootstraps": 0},
     "generalist": {"epochs": 8, "options": {"hidden": [24]}},
 }
+
+
+class Notes(Silent):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
 
 
 def write_digits(path, wanted, x=None, **more):
@@ -108,8 +118,7 @@ def test_equation_5_has_its_certified_gap(grown):
 
 
 def test_networks_start_warm_and_take_their_share_of_passes(told, grown):
-    assert "generalist" in told["warm"]
-    assert "student/student" in told["warm"]
+    assert told["warm"] == ["generalist", "student/student", "student/labels_only", "student/generalist_targets"]
     student = read_json(grown.student_folder("student") / "training.json")["history"]
     assert len(student) == 2  # of the 4 that are set
     assert read_report(grown)["student"]["test_accuracy"] > 0.7
@@ -183,6 +192,31 @@ def test_other_settings_of_specialists_train_them_all(place, old):
     assert "kept as they are" not in plan
 
 
+def test_another_prior_keeps_no_network(place, old):
+    """What the old networks say holds for other shares of classes: equation 5 must mix like with like."""
+    display = Notes()
+    config = config_of(place, "equal", place / "all.npz", grow_from=old.path, balance={"prior": "equal"})
+    run = run_quick(config, until="specialists", display=display)
+    assert any(note.startswith("balance.prior is equal and was natural in the old run") for note in display.notes)
+    assert read_json(run.stage_folder("specialists") / "grown.json") == []
+    plan = format_plan(run)
+    sources = read_json(run.stage_folder("groups") / "grown.json")["sources"]
+    assert plan.count("changed: balance.prior natural -> equal") == sum(source >= 0 for source in sources) > 0
+    assert list_warm(run, config) == []
+    assert count_warm_passes(run, config, "generalist", 8) == 8
+    assert len(read_json(run.stage_folder("generalist") / "training.json")["history"]) > 4  # more than a warm one's
+
+
+def test_another_sampling_trains_specialists_anew_from_warm_networks(place, grown):
+    """Networks of the same prior: what they say holds for the same shares, however classes were sampled."""
+    settings = grown.read_manifest()["settings"]
+    config = config_of(place, "any", place / "all.npz", grow_from="there", balance={"sampling": "sqrt"})
+    assert list_changed_settings(settings, config) == ["balance.sampling natural -> sqrt"]
+    assert "generalist" in list_warm(grown, config)
+    given = config_of(place, "any", place / "all.npz", grow_from="there", generalist={"checkpoint": "g.pt"})
+    assert list_warm(grown, given)[0] == "student/student"
+
+
 def test_growing_twice_remembers_what_was_never_seen(place, grown):
     config = config_of(place, "twice", place / "all.npz", grow_from=grown.path)
     run = run_quick(config, until="specialists")
@@ -204,9 +238,10 @@ def test_dry_run_says_so(place, old, tmp_path):
 
 def test_a_teacher_without_groups_grows_too(place, old):
     config = config_of(place, "alone", place / "all.npz", grow_from=old.path, teacher={"kind": "generalist"})
-    report = read_report(run_quick(config))
+    run = run_quick(config)
+    report = read_report(run)
     assert report["grown"]["kept"] == []
-    assert "generalist" in report["grown"]["warm"]
+    assert report["grown"]["warm"][0] == "generalist"
 
 
 @pytest.mark.parametrize(
