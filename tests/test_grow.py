@@ -1,11 +1,13 @@
 """Runs that grow from another: what is kept and what is trained, and that nothing the old run knew is held out."""
 
+import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from builders import Recorder, list_results, quick_config, run_quick
+from markupsafe import escape
 from sklearn.datasets import load_digits
 
 from raydistill.cli import main
@@ -13,6 +15,7 @@ from raydistill.data.arrays import open_examples, read_split
 from raydistill.display import Silent
 from raydistill.dry_run import forecast_run
 from raydistill.errors import ConfigError, DataError, RunFolderError
+from raydistill.export import export_student
 from raydistill.files import read_array, read_json
 from raydistill.flags import read_settings
 from raydistill.launch import format_plan
@@ -122,6 +125,33 @@ def test_networks_start_warm_and_take_their_share_of_passes(told, grown):
     student = read_json(grown.student_folder("student") / "training.json")["history"]
     assert len(student) == 2  # of the 4 that are set
     assert read_report(grown)["student"]["test_accuracy"] > 0.7
+
+
+def test_the_page_says_what_was_kept(told, grown, old):
+    page, before = ((run.stage_folder("report") / "report.html").read_text() for run in (grown, old))
+    assert 'id="kept"' not in before
+    assert '<a href="#kept">What was kept</a>' in page
+    text = page[page.index('id="kept"') : page.index('id="confidence"')]
+    sentence, kept, trained = read_report(grown)["conclusions"]["kept"], len(told["kept"]), len(told["trained"])
+    assert str(escape(sentence)) in text
+    assert f"Grown from {old.location}: {kept} of {kept + trained} specialists were kept, {trained} w" in sentence
+    assert "the generalist, the student and 2 controls began from the old weights, with 50%" in sentence
+    known, new = told["examples"]["known"], int((load_digits().target == 9).sum())
+    assert f"Of 1,797 examples, {known:,} were in that run and {new} are new. Class 9 is new, no class is" in sentence
+    rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", text, re.DOTALL)
+    assert len(rows) == kept + trained
+    for one in told["kept"]:
+        assert f"kept as number {one['source']} there" in rows[one["index"]]
+        assert "has not seen 9" in rows[one["index"]]
+    for one in told["trained"]:
+        assert ">trained<" in rows[one["index"]]
+        assert "its group gained 9" in rows[one["index"]]
+
+
+def test_the_model_card_says_that_the_student_started_warm(grown, old, tmp_path):
+    for run, started in ((grown, True), (old, False)):
+        export_student(run.path, "safetensors", tmp_path / run.path.name, card=tmp_path / "CARD.md")
+        assert ("weights of an earlier run's student" in (tmp_path / "CARD.md").read_text()) is started
 
 
 def test_nothing_that_the_old_run_learned_from_is_held_out(grown, old, told):
@@ -242,6 +272,9 @@ def test_a_teacher_without_groups_grows_too(place, old):
     report = read_report(run)
     assert report["grown"]["kept"] == []
     assert report["grown"]["warm"][0] == "generalist"
+    assert "old: the generalist, the student and 1 control began" in report["conclusions"]["kept"]
+    page = (run.stage_folder("report") / "report.html").read_text()
+    assert "<table" not in page[page.index('id="kept"') : page.index('id="confidence"')]
 
 
 @pytest.mark.parametrize(
