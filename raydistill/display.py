@@ -156,8 +156,8 @@ class Lines:
         self.update(self._board.fraction(), self._board.describe())
 
     def note(self, text: str) -> None:
-        """A line."""
-        self._write(f"{self._stage}: {text}")
+        """A line; before the first stage, of the run as a whole."""
+        self._write(f"{self._stage}: {text}" if self._stage else text)
 
     def close(self) -> None:
         """Nothing."""

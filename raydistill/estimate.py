@@ -14,10 +14,10 @@ from raydistill.data.arrays import open_examples, read_split
 from raydistill.files import read_json, write_array
 from raydistill.run_folder import RunFolder
 from raydistill.stages.groups import count_groups
-from raydistill.stages.growth import count_warm_passes
 from raydistill.stages.networks import count_passes
 from raydistill.stages.roles import STUDENT, list_students
 from raydistill.stages.teacher import select_transfer_rows
+from raydistill.stages.warm import count_warm_passes
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from raydistill.files import read_json
 from raydistill.quantise import describe_cost
 from raydistill.report.table import list_models, read_report
 from raydistill.run_folder import RunFolder
+from raydistill.stages.roles import STUDENT
 from raydistill.version import __version__
 
 LIBRARY = "raydistill"
@@ -188,6 +189,7 @@ def describe_training(run: RunFolder, described: dict[str, Any], report: dict[st
         f"- Teacher: {teachers.get(config.teacher.kind, config.teacher.kind)}",
         f"- Distillation at temperature {best['temperature']:.4g}, label weight {best['label_weight']:.4g}",
         f"- {len(history)} passes over the transfer set" + _count_transfer(report) + f", seed {config.seed}",
+        *(["- It started from the weights of an earlier run's student"] if _started_warm(report) else []),
         f"- Network: `{_plain(described['model'])}`, options `{_plain(json.dumps(described['options']))}`",
         f"- raydistill {__version__}",
     ]
@@ -196,6 +198,10 @@ def describe_training(run: RunFolder, described: dict[str, Any], report: dict[st
 
 def _count_transfer(report: dict[str, Any] | None) -> str:
     return "" if report is None else f" of {report['transfer']['examples']:,} examples"
+
+
+def _started_warm(report: dict[str, Any] | None) -> bool:
+    return f"student/{STUDENT}" in (report or {}).get("grown", {}).get("warm", [])
 
 
 def describe_licence(licence: str | None) -> str:

@@ -114,7 +114,8 @@ class GeneralistConfig(ArchitectureConfig, TrainingConfig):
     """parameters that training leaves as they are, specialists' too: backbone (all but the output layer), a number of
     first layers, or names such as layer1.* or blocks.0"""
     checkpoint: str | None = None
-    """a trained generalist's file, .safetensors or a state dict by torch.save: it is taken as it is, not trained"""
+    """a trained generalist's file, .safetensors or a state dict by torch.save: it is taken as it is, not trained. Its
+    probabilities must hold for the shares of balance.prior: natural, unless it was itself trained for others"""
     patience: int | None = Field(5, ge=1)
     """training ends when the loss on the confuse split has not improved for so many passes, and the best counts;
     null: it trains in full, and the last counts"""

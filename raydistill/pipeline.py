@@ -36,8 +36,8 @@ from raydistill.stages.context import Context, Stage
 from raydistill.stages.data import prepare_data, split_data
 from raydistill.stages.fit import check_networks
 from raydistill.stages.generalist import run_generalist, run_seeds
+from raydistill.stages.given import describe_assumption
 from raydistill.stages.groups import count_groups, find_groups, measure_confusions
-from raydistill.stages.growth import check_warm
 from raydistill.stages.origin import copy_origin, find_origin, identify_origin
 from raydistill.stages.repair import check_repair
 from raydistill.stages.roles import has_specialists, wants_stage
@@ -50,6 +50,7 @@ from raydistill.stages.teacher import (
     evaluate_ensemble,
     select_transfer_rows,
 )
+from raydistill.stages.warm import check_warm
 
 PIPELINE = (
     Stage(ORIGIN, (), identify_origin, copy_origin),
@@ -170,6 +171,8 @@ def run_pipeline(
     context = Context(run, config, display, lambda: start_executor(run))
     try:
         run.open(config, on_change, start_from)
+        if (assumption := describe_assumption(config)) is not None:
+            display.note(assumption)
         for stage in stages:
             run_stage(context, stage, [other.name for other in stages])
             if stage.name == "splits":
@@ -215,7 +218,7 @@ def check_fit(context: Context) -> None:
     if has_specialists(context.config):
         count_groups(context.config, context.examples.classes)
     generalist, student = check_networks(context)
-    check_warm(context.run, context.config, context.examples, generalist, student)
+    check_warm(context, generalist, student)
     transfer = select_transfer_rows(context.run, context.config, context.examples)
     check_repair(context.run, context.config, context.examples, student, transfer)
     build_views(context.run, context.config, context.examples)

@@ -14,7 +14,8 @@ from raydistill.config import BalanceConfig
 from raydistill.errors import DataError
 from raydistill.losses import distil, label_loss
 from raydistill.network_settings import SpecialistsConfig
-from raydistill.report import read_report
+from raydistill.report import format_table, read_report
+from raydistill.report.shares import describe_shares, measure_distances
 from raydistill.scoring import score_labels
 from raydistill.specialists import Group, balance_group, enriched_loss, soft_enriched_loss
 from raydistill.stages.feeding import sample_rows
@@ -187,7 +188,7 @@ def test_held_out_rows_are_judged_at_the_shares_wanted():
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory):
-    """Six blobs that overlap, two of them with a fiftieth of the others' examples; the test split is as uneven."""
+    """Six blobs that overlap, two of them with a twentieth of the others' examples; the test split is as uneven."""
     folder, generator = tmp_path_factory.mktemp("uneven"), np.random.default_rng(0)
     centres = 1.2 * generator.normal(size=(6, 8))
     parts = {}
@@ -195,18 +196,16 @@ def reports(tmp_path_factory):
         y = np.repeat(np.arange(6), [large] * 4 + [large // 20] * 2)
         parts |= {f"x_{part}": (centres[y] + generator.normal(size=(len(y), 8))).astype(np.float32), f"y_{part}": y}
     np.savez(folder / "data.npz", **parts)
-    return {
-        name: read_report(
-            run_quick(
-                quick_config(
-                    folder / name,
-                    data=f"npz:{folder / 'data.npz'}",
-                    specialists={"groups": 2, "epochs": 2},
-                    search={"trials": 1, "epochs": 1},
-                    generalist={"epochs": 6},
-                    student={"epochs": 8},
-                    balance=balance,
-                )
+    runs = {
+        name: run_quick(
+            quick_config(
+                folder / name,
+                data=f"npz:{folder / 'data.npz'}",
+                specialists={"groups": 2, "epochs": 2},
+                search={"trials": 1, "epochs": 1},
+                generalist={"epochs": 6},
+                student={"epochs": 8},
+                balance=balance,
             )
         )
         for name, balance in (
@@ -214,6 +213,10 @@ def reports(tmp_path_factory):
             ("equal", {"prior": "equal"}),
             ("both", {"prior": "equal", "sampling": "sqrt"}),
         )
+    }
+    return {
+        name: read_report(run) | {"page": (run.stage_folder("report") / "report.html").read_text()}
+        for name, run in runs.items()
     }
 
 
@@ -234,6 +237,45 @@ def test_the_report_tells_of_rare_classes(reports):
     worst = reports["plain"]["student"]["worst_classes"]
     assert {worst[0]["class"], worst[1]["class"]} == {"4", "5"}
     assert worst[0]["examples"] == 20
+
+
+@pytest.mark.parametrize(("name", "told"), [("plain", False), ("equal", True), ("both", True)])
+def test_loss_and_calibration_that_look_worse_by_intent_are_told(reports, name, told):
+    """On the page beside both kinds of figures, and in the printed table's verdict, once each."""
+    report = reports[name]
+    sentence = report["conclusions"].get("shares", "Loss and calibration error look worse")
+    assert (sentence in format_table(report)) is told
+    assert ("shares" in report["conclusions"]) is told
+    page = report["page"]
+    for section, after in (("models", "confusions"), ("confidence", "training")):
+        part = page[page.index(f'id="{section}"') : page.index(f'id="{after}"')]
+        assert part.count(sentence) == told
+    if told:
+        assert "all as frequent (balance.prior equal), for which 31% of the test examples" in sentence
+        assert f"balanced accuracy, {report['student']['balanced_accuracy']:.2%} for the student" in sentence
+
+
+def test_distances_are_total_variations():
+    fit, test = np.array([600, 600, 600, 600, 30, 30]), np.array([400, 400, 400, 400, 20, 20])
+    for prior, exponent in EXPONENT.items():
+        wanted = fit ** (1 - exponent) / (fit ** (1 - exponent)).sum()
+        found = measure_distances(torch.from_numpy(fit), torch.from_numpy(test), prior)
+        assert found["to_training"] == pytest.approx(0.0, abs=1e-12)
+        assert found["to_prior"] == pytest.approx(np.clip(test / test.sum() - wanted, 0, None).sum())
+
+
+def test_a_test_split_of_the_shares_wanted_has_nothing_to_explain():
+    """As the benchmarks of long tails have it: uneven training examples, an even test split."""
+    fit, even = torch.tensor([500, 50, 5]), torch.tensor([100, 100, 100])
+    student = {"balanced_accuracy": 0.5}
+    for prior, test, told in (
+        ("equal", even, False),
+        ("equal", fit, True),
+        ("sqrt", fit, True),
+        ("natural", even, False),
+    ):
+        balance = {"prior": prior, "test_distance": measure_distances(fit, test, prior)}
+        assert (describe_shares({"balance": balance, "student": student}) is not None) is told
 
 
 def test_a_class_of_two_examples_gets_through_a_run(tmp_path):

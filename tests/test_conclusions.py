@@ -6,6 +6,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from raydistill.report import conclusions, economy
+from raydistill.report.kept import conclude_kept, list_kept
 from raydistill.report.trials import measure_gaps
 
 
@@ -226,3 +227,60 @@ def test_where_the_time_went():
         " of the time."
     )
     assert economy.conclude_time({**numbers, "teacher": "generalist"}).endswith("(75%).")
+
+
+def grown(**changes):
+    """Numbers of a run of five groups: one kept, one trained, one that failed, and two that nothing is known of."""
+    told = {
+        "from": "runs/old",
+        "new_classes": ["x", "y"],
+        "gone_classes": [],
+        "examples": {"known": 900, "leaked": 0},
+        "prior": "natural",
+        "warm": ["generalist", "seeds/001", "seeds/002", "student/student"],
+        "passes": 0.5,
+        "dissolved_groups": [4],
+        "kept": [{"index": 0, "source": 2, "reasons": [], "unseen": ["x"]}],
+        "trained": [
+            {"index": 1, "source": 0, "reasons": ["its group gained y", "30% of its examples changed"], "unseen": []},
+            {"index": 2, "source": 3, "reasons": ["it failed in the old run"], "unseen": []},
+        ],
+    }
+    return {
+        "grown": {**told, **changes},
+        "data": {"examples": 1000},
+        "balance": {"prior": "natural"},
+        "skipped": [{"index": 2}],
+        "groups": [{"name": name} for name in "abcde"],
+    }
+
+
+def test_what_was_kept_of_another_run():
+    assert conclude_kept(grown()) == (
+        "Grown from runs/old: 1 of 5 specialists was kept, 3 were trained anew, 1 failed; the generalist, the student"
+        " and 2 generalists of other seeds began from the old weights, with 50% of their passes. Of 1,000 examples, 900"
+        " were in that run and 100 are new. Classes x and y are new, no class is gone and 1 of the old groups"
+        " was dissolved."
+    )
+    assert [(row["fate"], row["source"], row["why"]) for row in list_kept(grown())] == [
+        ("kept", 2, "has not seen x"),
+        ("trained", 0, "its group gained y; 30% of its examples changed"),
+        ("failed", 3, "it failed in the old run"),
+        ("trained", None, "a new group"),
+        ("trained", None, "a new group"),
+    ]
+
+
+def test_a_run_that_kept_nothing_says_why():
+    numbers = grown(warm=[], kept=[], dissolved_groups=[0, 1, 2], examples={"known": 900, "leaked": 7}, new_classes=[])
+    text = conclude_kept({**numbers, "balance": {"prior": "equal"}})
+    assert (
+        "none of 5 specialists was kept, 4 were trained anew, 1 failed; no network began from the old weights," in text
+    )
+    assert "because balance.prior was natural there and is equal here." in text
+    assert "100 are new; it had learned from 7 of the test examples. No class is new, no class is gone" in text
+    assert text.endswith("and 3 of the old groups were dissolved.")
+    one = conclude_kept(grown(warm=["seeds/001", "student/labels_only"]))
+    assert "; 1 control and 1 generalist of other seeds began" in one
+    assert conclude_kept({}) is None
+    assert list_kept({}) == []

@@ -44,6 +44,12 @@ def test_end_and_results_are_always_told():
     ]
 
 
+def test_what_is_told_before_the_first_stage_names_none():
+    lines, written, _ = make()
+    lines.note("of the whole run")
+    assert written == ["of the whole run"]
+
+
 def test_jobs_are_summed_up():
     board = JobBoard()
     for index, (state, progress) in enumerate(

@@ -44,6 +44,20 @@ def give(path, run_dir, until="generalist", **changes):
     return run, display.notes
 
 
+@pytest.mark.parametrize("prior", ["natural", "equal"])
+def test_what_is_assumed_of_its_prior_is_told_first(trained, tmp_path, prior):
+    display, path = Notes(), trained.stage_folder("generalist") / "weights.safetensors"
+    config = quick_config(tmp_path / "run", generalist={**UNITS, "checkpoint": str(path)}, balance={"prior": prior})
+    run_quick(config, display=display, until="data")
+    told = [note for note in display.notes if "balance.prior" in note]
+    if prior == "natural":
+        assert told == []
+    else:
+        assert told == display.notes[:1]
+        assert told[0].startswith("generalist.checkpoint: its probabilities are taken to hold for the shares of")
+        assert "balance.prior equal" in told[0]
+
+
 def network_of(tensors):
     """As somebody's own network would name them."""
     return {name.removeprefix("network."): tensor for name, tensor in tensors.items() if name.startswith("network.")}

@@ -1,11 +1,13 @@
 """Runs that grow from another: what is kept and what is trained, and that nothing the old run knew is held out."""
 
+import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from builders import Recorder, list_results, quick_config, run_quick
+from markupsafe import escape
 from sklearn.datasets import load_digits
 
 from raydistill.cli import main
@@ -13,6 +15,7 @@ from raydistill.data.arrays import open_examples, read_split
 from raydistill.display import Silent
 from raydistill.dry_run import forecast_run
 from raydistill.errors import ConfigError, DataError, RunFolderError
+from raydistill.export import export_student
 from raydistill.files import read_array, read_json
 from raydistill.flags import read_settings
 from raydistill.launch import format_plan
@@ -21,13 +24,23 @@ from raydistill.report import read_report
 from raydistill.run_folder import RunFolder
 from raydistill.scoring import predict_logits
 from raydistill.specialists import Group, specialist_log_probs
+from raydistill.stages.growth import list_changed_settings
 from raydistill.stages.origin import _find_known, _spread
+from raydistill.stages.warm import count_warm_passes, list_warm
 
 SETTINGS = {
     "specialists": {"groups": 4, "epochs": 2},
     "grouping": {"overlap": 0.0, "bootstraps": 0},
     "generalist": {"epochs": 8, "options": {"hidden": [24]}},
 }
+
+
+class Notes(Silent):
+    def __init__(self):
+        self.notes = []
+
+    def note(self, text):
+        self.notes.append(text)
 
 
 def write_digits(path, wanted, x=None, **more):
@@ -108,11 +121,37 @@ def test_equation_5_has_its_certified_gap(grown):
 
 
 def test_networks_start_warm_and_take_their_share_of_passes(told, grown):
-    assert "generalist" in told["warm"]
-    assert "student/student" in told["warm"]
+    assert told["warm"] == ["generalist", "student/student", "student/labels_only", "student/generalist_targets"]
     student = read_json(grown.student_folder("student") / "training.json")["history"]
     assert len(student) == 2  # of the 4 that are set
     assert read_report(grown)["student"]["test_accuracy"] > 0.7
+
+
+def test_the_page_says_what_was_kept(told, grown, old):
+    page, before = ((run.stage_folder("report") / "report.html").read_text() for run in (grown, old))
+    assert 'id="kept"' not in before
+    assert '<a href="#kept">What was kept</a>' in page
+    text = page[page.index('id="kept"') : page.index('id="confidence"')]
+    sentence, kept, trained = read_report(grown)["conclusions"]["kept"], len(told["kept"]), len(told["trained"])
+    assert str(escape(sentence)) in text
+    assert f"Grown from {old.location}: {kept} of {kept + trained} specialists were kept, {trained} w" in sentence
+    assert "the generalist, the student and 2 controls began from the old weights, with 50%" in sentence
+    known, new = told["examples"]["known"], int((load_digits().target == 9).sum())
+    assert f"Of 1,797 examples, {known:,} were in that run and {new} are new. Class 9 is new, no class is" in sentence
+    rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", text, re.DOTALL)
+    assert len(rows) == kept + trained
+    for one in told["kept"]:
+        assert f"kept as number {one['source']} there" in rows[one["index"]]
+        assert "has not seen 9" in rows[one["index"]]
+    for one in told["trained"]:
+        assert ">trained<" in rows[one["index"]]
+        assert "its group gained 9" in rows[one["index"]]
+
+
+def test_the_model_card_says_that_the_student_started_warm(grown, old, tmp_path):
+    for run, started in ((grown, True), (old, False)):
+        export_student(run.path, "safetensors", tmp_path / run.path.name, card=tmp_path / "CARD.md")
+        assert ("weights of an earlier run's student" in (tmp_path / "CARD.md").read_text()) is started
 
 
 def test_nothing_that_the_old_run_learned_from_is_held_out(grown, old, told):
@@ -183,6 +222,31 @@ def test_other_settings_of_specialists_train_them_all(place, old):
     assert "kept as they are" not in plan
 
 
+def test_another_prior_keeps_no_network(place, old):
+    """What the old networks say holds for other shares of classes: equation 5 must mix like with like."""
+    display = Notes()
+    config = config_of(place, "equal", place / "all.npz", grow_from=old.path, balance={"prior": "equal"})
+    run = run_quick(config, until="specialists", display=display)
+    assert any(note.startswith("balance.prior is equal and was natural in the old run") for note in display.notes)
+    assert read_json(run.stage_folder("specialists") / "grown.json") == []
+    plan = format_plan(run)
+    sources = read_json(run.stage_folder("groups") / "grown.json")["sources"]
+    assert plan.count("changed: balance.prior natural -> equal") == sum(source >= 0 for source in sources) > 0
+    assert list_warm(run, config) == []
+    assert count_warm_passes(run, config, "generalist", 8) == 8
+    assert len(read_json(run.stage_folder("generalist") / "training.json")["history"]) > 4  # more than a warm one's
+
+
+def test_another_sampling_trains_specialists_anew_from_warm_networks(place, grown):
+    """Networks of the same prior: what they say holds for the same shares, however classes were sampled."""
+    settings = grown.read_manifest()["settings"]
+    config = config_of(place, "any", place / "all.npz", grow_from="there", balance={"sampling": "sqrt"})
+    assert list_changed_settings(settings, config) == ["balance.sampling natural -> sqrt"]
+    assert "generalist" in list_warm(grown, config)
+    given = config_of(place, "any", place / "all.npz", grow_from="there", generalist={"checkpoint": "g.pt"})
+    assert list_warm(grown, given)[0] == "student/student"
+
+
 def test_growing_twice_remembers_what_was_never_seen(place, grown):
     config = config_of(place, "twice", place / "all.npz", grow_from=grown.path)
     run = run_quick(config, until="specialists")
@@ -204,9 +268,13 @@ def test_dry_run_says_so(place, old, tmp_path):
 
 def test_a_teacher_without_groups_grows_too(place, old):
     config = config_of(place, "alone", place / "all.npz", grow_from=old.path, teacher={"kind": "generalist"})
-    report = read_report(run_quick(config))
+    run = run_quick(config)
+    report = read_report(run)
     assert report["grown"]["kept"] == []
-    assert "generalist" in report["grown"]["warm"]
+    assert report["grown"]["warm"][0] == "generalist"
+    assert "old: the generalist, the student and 1 control began" in report["conclusions"]["kept"]
+    page = (run.stage_folder("report") / "report.html").read_text()
+    assert "<table" not in page[page.index('id="kept"') : page.index('id="confidence"')]
 
 
 @pytest.mark.parametrize(

@@ -282,6 +282,7 @@ def planted(
         "student": {"test_accuracy": student, "parameters": 100, **({"repair": repair} if repair else {})},
         "controls": {name: {"test_accuracy": accuracy} for name, accuracy in controls.items()},
         "significance": significance,
+        "balance": {"prior": "natural", "test_distance": {"to_training": 0.0, "to_prior": 0.0}},
         "settings": {"student": {"labels_patience": labels_patience}},
     }
 

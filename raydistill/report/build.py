@@ -80,7 +80,7 @@ def collect_numbers(context: Context, models: dict[str, Answers], facts: Facts) 
     numbers: dict[str, Any] = {
         "raydistill": __version__,
         "data": describe_data(context),
-        "balance": describe_balance(context),
+        "balance": describe_balance(context, models["generalist"].labels),
         "transfer": describe_transfer(context),
         "teacher": student_teacher(config),
         "models": list(models),

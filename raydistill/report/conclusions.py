@@ -16,7 +16,9 @@ from raydistill.report.economy import (
     conclude_time,
     format_short,
 )
+from raydistill.report.kept import conclude_kept
 from raydistill.report.names import NAMES, Numbers, begin_sentence, figures_of
+from raydistill.report.shares import describe_shares
 from raydistill.report.verdict import SIGNIFICANT, format_p, name_classes
 from raydistill.stages.roles import STUDENT
 from raydistill.words import join_words
@@ -173,6 +175,8 @@ SENTENCES: dict[str, Callable[[Numbers], str | None]] = {
     "coverage": conclude_coverage,
     "groups": conclude_groups,
     "costs": conclude_costs,
+    "kept": conclude_kept,
+    "shares": describe_shares,
     "reliability": conclude_reliability,
     "surest": conclude_surest,
     "search": conclude_search,

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from raydistill.data.arrays import read_split, read_transfer_rows, read_unlabeled_rows
 from raydistill.data.splits import SPLITS
@@ -19,6 +20,7 @@ from raydistill.files import Array, read_json
 from raydistill.groups import name_group
 from raydistill.report.answers import Answers
 from raydistill.report.changes import count_changes
+from raydistill.report.shares import measure_distances
 from raydistill.stages.context import Context
 from raydistill.stages.data import list_given
 from raydistill.stages.groups import read_members, read_skipped
@@ -49,11 +51,16 @@ def count_corrupt(context: Context) -> int:
     return len(read_json(path)) if path.exists() else 0
 
 
-def describe_balance(context: Context) -> dict[str, Any]:
-    """How the training rows are spread over the classes, and for which shares the probabilities hold."""
+def describe_balance(context: Context, test_labels: Tensor) -> dict[str, Any]:
+    """How the training rows are spread over the classes, and for which shares the probabilities hold.
+
+    test_labels: (N,), of the test split.
+    """
     counts = context.examples.y[read_split(context.run, "fit")].bincount(minlength=context.examples.classes)
+    test, balance = test_labels.bincount(minlength=context.examples.classes), context.config.balance
     return {
-        **context.config.balance.model_dump(),
+        **balance.model_dump(),
+        "test_distance": measure_distances(counts, test, balance.prior),
         "largest_class": {"class": context.examples.class_names[int(counts.argmax())], "examples": int(counts.max())},
         "smallest_class": {"class": context.examples.class_names[int(counts.argmin())], "examples": int(counts.min())},
     }

@@ -25,6 +25,7 @@ from raydistill.report.changes import list_confusions
 from raydistill.report.confusions import order_classes
 from raydistill.report.gallery import sample_groups, show_changes
 from raydistill.report.headline import format_bytes, list_cards, write_headline
+from raydistill.report.kept import list_kept
 from raydistill.report.matrices import ALL_PAIRS, name_pairs, show_whole, zoom_groups
 from raydistill.report.names import LABELS
 from raydistill.report.table import CONTROLS, list_models
@@ -78,6 +79,7 @@ def render_page(inputs: PageInputs) -> str:
             pictures={name: Markup(svg) for name, svg in draw_pictures(inputs).items()},
             after=STUDENT if numbers["teacher"] == "generalist" else numbers["teacher"],
             timeline=inputs.timeline,
+            kept=list_kept(numbers),
             **collect_views(inputs),
         )
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from raydistill.report.shares import describe_shares
 from raydistill.words import join_words, list_some
 
 SIGNIFICANT = 0.01  # p below it counts as a difference
@@ -25,13 +26,15 @@ HOW_LEARNED = {
 def judge_run(numbers: dict[str, Any]) -> dict[str, Any]:
     """Verdicts and the sentences that say them.
 
-    numbers: teacher, its figures, those of generalist, student and controls, significance, settings.
+    numbers: teacher, its figures, those of generalist, student and controls, significance, balance, settings.
     """
     against = {name: outcome_of(numbers["significance"][f"student_vs_{name}"]) for name in numbers["controls"]}
     judge = judge_distillation if numbers["teacher"] == "generalist" else judge_ensemble
     verdicts, sentences, knows_more = judge(numbers)
     if "repair" in numbers["student"]:
         sentences.append(describe_repair(numbers["student"]))
+    if (shares := describe_shares(numbers)) is not None:
+        sentences.append(shares)
     return {
         **verdicts,
         "student_beats_controls": bool(against) and all(outcome == "better" for outcome in against.values()),

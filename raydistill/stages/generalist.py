@@ -19,8 +19,8 @@ from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
 from raydistill.stages.feeding import build_change, open_balance, open_by_class, sample_rows
 from raydistill.stages.given import take_checkpoint
-from raydistill.stages.growth import count_warm_passes, start_warm
 from raydistill.stages.networks import build_generalist, count_passes, network_seed, train_once
+from raydistill.stages.warm import count_warm_passes, start_warm
 from raydistill.training import Progress, train_model
 from raydistill.workers import choose_device, unwrap
 

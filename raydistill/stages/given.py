@@ -62,6 +62,17 @@ def load_given(run: RunFolder, config: Config, examples: Examples) -> Model:
     return model
 
 
+def describe_assumption(config: Config) -> str | None:
+    """What is taken for granted of a given generalist, whose file does not tell; None where nothing unusual is."""
+    if config.generalist.checkpoint is None or config.balance.prior == "natural":
+        return None
+    return (
+        f"{FIELD}: its probabilities are taken to hold for the shares of balance.prior {config.balance.prior}, as those"
+        " of all other networks will; if it was trained on examples in their natural shares, with a plain loss, leave"
+        " balance.prior natural"
+    )
+
+
 def check_class_names(path: str, given: GivenWeights, names: tuple[str, ...]) -> None:
     """Raise ModelError if the file names its classes, and they are others than the data's, or in another order."""
     if given.class_names is None or given.class_names == names:

@@ -1,4 +1,4 @@
-"""Growing from an old run: networks that start warm, groups that are kept, specialists that are kept as they are.
+"""Growing from an old run: groups that are kept, specialists that are kept as they are; see warm.py for other networks.
 
 A specialist is kept where nothing that it says has changed: its group is the old one, trained with the same settings,
 and its classes' examples are nearly the same ones. What it knows is P(class | a class that it has seen), and that stays
@@ -10,6 +10,7 @@ specialists' folder names those that are kept.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,57 +27,18 @@ from raydistill.files import (
     read_array,
     read_json,
     read_sparse,
-    read_tensors,
     write_json,
     write_tensors,
 )
-from raydistill.growing import GrownGroups, grow_members, map_classes, map_weights, measure_change, measure_odds
+from raydistill.growing import GrownGroups, grow_members, map_classes, measure_change, measure_odds
 from raydistill.run_folder import ORIGIN, RunFolder
-from raydistill.stages.roles import list_students
+from raydistill.stages.roles import has_specialists
+from raydistill.stages.warm import has_network, list_warm, map_network, read_old_prior, read_old_settings
 from raydistill.words import list_some
 
 SHOWN = 8  # names, then 'and n more'
 
 NOT_TRAINING = ("groups", "on_failure", "workers")  # settings of specialists that change no specialist
-
-
-def start_warm(run: RunFolder, config: Config, model: nn.Module, name: str, examples: Examples) -> nn.Module:
-    """The model with the old network's weights, where there is an old one of this name; else as it is.
-
-    name: 'generalist', 'seeds/001', 'student/student' and so on. Raises ModelError for another architecture.
-    """
-    if is_warm(run, config, name):
-        model.load_state_dict(map_network(run, model, name, examples))
-    return model
-
-
-def is_warm(run: RunFolder, config: Config, name: str) -> bool:
-    """Whether the old run has a network of this name."""
-    return config.grow_from is not None and (run.stage_folder(ORIGIN) / "networks" / name / "training.json").exists()
-
-
-def count_warm_passes(run: RunFolder, config: Config, name: str, passes: int) -> int:
-    """Passes of a network's training: its share of them where it starts warm."""
-    return max(1, round(config.grow.passes * passes)) if is_warm(run, config, name) else passes
-
-
-def map_network(run: RunFolder, model: nn.Module, name: str, examples: Examples) -> dict[str, Any]:
-    """Weights of an old network for the new classes; rows of new classes as the model has them.
-
-    What a specialist's file leaves out, it shares with the old generalist.
-    """
-    folder = run.stage_folder(ORIGIN)
-    tensors = read_tensors(folder / "networks" / name / "weights.safetensors")[0]
-    if name.startswith("specialists/"):
-        tensors = read_tensors(folder / "networks" / "generalist" / "weights.safetensors")[0] | tensors
-    return map_weights(tensors, model, read_json(folder / "origin.json")["classes"], examples.class_names)
-
-
-def check_warm(run: RunFolder, config: Config, examples: Examples, generalist: nn.Module, student: nn.Module) -> None:
-    """Whether all networks that start warm can, before any is trained. Raises ModelError."""
-    for name, model in [("generalist", generalist), *((f"student/{name}", student) for name in list_students(config))]:
-        if is_warm(run, config, name):
-            map_network(run, model, name, examples)
 
 
 def has_old_groups(run: RunFolder, config: Config) -> bool:
@@ -119,12 +81,12 @@ class Decision:
 def decide_specialists(run: RunFolder, config: Config, examples: Examples) -> list[Decision]:
     """What becomes of each specialist. Empty where no old groups were kept."""
     path = run.stage_folder("groups") / "grown.json"
-    if config.grow_from is None or not path.exists():
+    if config.grow_from is None or not has_specialists(config) or not path.exists():
         return []
     grown, origin = read_json(path), read_json(run.stage_folder(ORIGIN) / "origin.json")
     names, old_members = examples.class_names, read_array(run.stage_folder(ORIGIN) / "members.npy")
     rows = (read_old_rows(run, origin["classes"]), read_new_rows(run, examples))
-    settings = list_changed_settings(origin["settings"]["specialists"], config)
+    settings = list_changed_settings(read_old_settings(run), config)
     decisions = []
     for index, (source, gained) in enumerate(zip(grown["sources"], grown["gained"], strict=True)):
         if source < 0:
@@ -135,7 +97,7 @@ def decide_specialists(run: RunFolder, config: Config, examples: Examples) -> li
         lost = [name for name in before if name not in set(names)]
         reasons += [f"its group lost {list_some(lost, SHOWN)}"] if lost else []
         reasons += [f"changed: {list_some(settings, SHOWN)}"] if settings else []
-        if not is_warm(run, config, f"specialists/{source:03d}"):
+        if not has_network(run, f"specialists/{source:03d}"):
             reasons.append("it failed in the old run")
         if config.specialists.dustbin == "single":
             reasons.append("its dustbin is a single unit, which stands for the classes of its time")
@@ -147,13 +109,14 @@ def decide_specialists(run: RunFolder, config: Config, examples: Examples) -> li
     return decisions
 
 
-def list_changed_settings(old: dict[str, Any], config: Config) -> list[str]:
-    """Settings of specialists that are not what they were."""
-    new = config.specialists.model_dump(mode="json", exclude=set(NOT_TRAINING))
+def list_changed_settings(old: Mapping[str, Any], config: Config) -> list[str]:
+    """Settings by which specialists are trained that are not what they were. old: the old run's, nested."""
+    new = config.model_dump(mode="json", include={"balance": True, "specialists": True})
     return [
-        f"specialists.{name} {old[name]} -> {value}"
-        for name, value in new.items()
-        if name in old and old[name] != value
+        f"{section}.{name} {old[section][name]} -> {value}"
+        for section in new
+        for name, value in new[section].items()
+        if name not in NOT_TRAINING and name in old[section] and old[section][name] != value
     ]
 
 
@@ -214,25 +177,30 @@ def describe_decisions(decisions: list[Decision]) -> list[str]:
     return [*trained, *([f"kept as they are: {', '.join(kept)}"] if kept else [])]
 
 
+def list_dissolved(run: RunFolder, config: Config) -> list[int]:
+    """Numbers of the old groups that hold no more; all, where not even one is kept."""
+    if not has_specialists(config) or not has_old_groups(run, config):
+        return []
+    path = run.stage_folder("groups") / "grown.json"
+    if path.exists():
+        return list(read_json(path)["dissolved"])
+    return list(range(len(read_array(run.stage_folder(ORIGIN) / "members.npy"))))
+
+
 def describe_growth(run: RunFolder, config: Config, examples: Examples) -> dict[str, Any]:
     """What report.json says of a run that grew: from where, and what was kept or trained anew, and why."""
-    origin = read_json(run.stage_folder(ORIGIN) / "origin.json")
+    origin, names = read_json(run.stage_folder(ORIGIN) / "origin.json"), examples.class_names
     decisions = decide_specialists(run, config, examples)
-    networks = run.stage_folder(ORIGIN) / "networks"
-    groups = run.stage_folder("groups") / "grown.json"
     return {
         "from": origin["from"],
         "version": origin["version"],
-        "new_classes": [name for name in examples.class_names if name not in set(origin["classes"])],
-        "gone_classes": [name for name in origin["classes"] if name not in set(examples.class_names)],
+        "new_classes": [name for name in names if name not in set(origin["classes"])],
+        "gone_classes": [name for name in origin["classes"] if name not in set(names)],
         "examples": read_json(run.stage_folder("splits") / "known.json"),
-        "warm": sorted(
-            path.parent.relative_to(networks).as_posix()
-            for path in networks.rglob("training.json")
-            if path.parent.parent.name != "specialists"
-        ),
+        "prior": read_old_prior(run),
+        "warm": list_warm(run, config),
         "passes": config.grow.passes,
-        "dissolved_groups": read_json(groups)["dissolved"] if groups.exists() else [],
-        "kept": [asdict(one) for one in decisions if one.kept],
+        "dissolved_groups": list_dissolved(run, config),
+        "kept": [asdict(one) | {"unseen": [names[label] for label in one.unseen]} for one in decisions if one.kept],
         "trained": [asdict(one) for one in decisions if not one.kept],
     }

@@ -22,12 +22,12 @@ from raydistill.run_folder import RunFolder
 from raydistill.scoring import score_labels
 from raydistill.stages.context import Context
 from raydistill.stages.feeding import open_balance, open_by_class, sample_rows
-from raydistill.stages.growth import count_warm_passes, start_warm
 from raydistill.stages.networks import build_student, count_passes, network_seed, train_once
 from raydistill.stages.repair import count_classes, find_labelled, repair_biases
 from raydistill.stages.roles import STUDENT, list_students, student_teacher
 from raydistill.stages.teacher import build_views, open_targets
 from raydistill.stages.timings import TrialTimes
+from raydistill.stages.warm import count_warm_passes, start_warm
 from raydistill.targets import SoftTargets
 from raydistill.training import Loss, Progress, train_model
 from raydistill.workers import choose_device
