@@ -159,7 +159,13 @@ def test_the_queue_killed(raylets: Raylets, tmp_path: Path) -> None:
         queue.kill()
         wait_until(lambda dead=queue: [other for other in raylets.find("ray::JobQueue") if other != dead])
         time.sleep(1)
-    fanout.finish()
+    told = fanout.finish()
+    assert told["failures"] == []
+    assert [list_epochs(fanout.folder(job)) for job in fanout.jobs] == [[1, 2, 3, 4, 5]] * 6
+    for job in fanout.jobs:
+        finished = (fanout.folder(job) / "finished.json").stat().st_mtime
+        _, *again = list_starts(fanout.folder(job))
+        assert all(start["time"] > finished for start in again), job.name
 
 
 @pytest.mark.slow
