@@ -305,11 +305,16 @@ def test_the_site_builds(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     pytest.importorskip("material")
     pytest.importorskip("mkdocstrings")
+    pytest.importorskip("latex2mathml")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": paths, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for page in PAGES:
         name = "index.html" if page == "index.md" else f"{page.removesuffix('.md')}/index.html"
         assert (tmp_path / "site" / name).stat().st_size > 5000
+        markup = (tmp_path / "site" / name).read_text()
+        assert re.findall(r"<(?:script|link|img)\b[^>]*=[\"']?(?:https?:)?//[^>]*>", markup) == []  # offline, too
+        assert markup.count("<math") == len(re.findall(r"\\[(\[]", (DOCS / page).read_text())), page
     assert 'id="raydistill.solve_ensemble"' in (tmp_path / "site/api/index.html").read_text()
