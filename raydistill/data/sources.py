@@ -23,7 +23,7 @@ from raydistill.data.given import take_splits
 from raydistill.data.images import ImageForm
 from raydistill.data.ingested import check_arrays, identify_arrays, open_arrays
 from raydistill.data.labels import check_classes, check_labels, index_labels, list_names
-from raydistill.data.names import INGESTED, check_named, data_path, stamp_files, suggest_name
+from raydistill.data.names import INGESTED, check_named, stamp_source, suggest_name
 from raydistill.errors import DataError, describe_in_line
 from raydistill.files import Array, hash_file, read_json
 
@@ -99,7 +99,7 @@ def identify_source(config: Config) -> dict[str, Any]:
         identity["sha256"] = identify_arrays(Path(name).expanduser())
     if kind in INGESTED:
         identity["images"] = config.images.model_dump(exclude={"max_corrupt"})
-        identity["files"] = stamp_files(data_path(config.data))
+        identity["files"] = stamp_source(config.data)
     return identity
 
 
