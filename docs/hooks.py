@@ -1,12 +1,15 @@
-"""What pages of the site take from the code: a table of every setting, and an entry for each public name.
+"""What pages of the site take from the code: a table of every setting, an entry for each public name; and formulas.
 
 Comes in: a page with the line `<!-- settings -->` or `<!-- names -->`. Goes out: the page with Markdown in its place.
+Formulas, in TeX, go out as MathML, which browsers show without a script and without a network.
 Called by mkdocs; tests/test_docs.py holds the tables against the settings.
 """
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
@@ -16,11 +19,30 @@ from pydantic_core import PydanticUndefined
 import raydistill
 from raydistill.config import Config
 
+FORMULA = re.compile(r'(<(span|div) class="arithmatex">)\\[(\[](.*?)\\[)\]]', re.DOTALL)
+
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill the marks of a page; mkdocs calls it."""
     markdown = markdown.replace("<!-- settings -->", describe_settings(Config))
     return markdown.replace("<!-- names -->", list_public_names())
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Write formulas as MathML; mkdocs calls it with a page's HTML."""
+    return FORMULA.sub(
+        lambda found: found[1] + convert_formula(html.unescape(found[3]), block=found[2] == "div"), content
+    )
+
+
+def convert_formula(tex: str, *, block: bool) -> str:
+    """TeX as MathML. block: a line of its own, with the limits of sums below them."""
+    from latex2mathml.converter import convert
+
+    tex = re.sub(r"\\log\s+", r"\\log\\, ", tex)  # a space that TeX makes by itself
+    if block:
+        tex = re.sub(r"\\(sum|min|max)_", r"\\\1\\limits_", tex)
+    return str(convert(tex, display="block" if block else "inline"))
 
 
 def describe_settings(section: type[BaseModel], name: str = "") -> str:

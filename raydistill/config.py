@@ -189,10 +189,10 @@ class Config(Section):
     """All settings of a run."""
 
     data: str
-    """images:FOLDER (a folder for each class, or train/, test/ and so on of these); 'parquet:PATH?x=COLUMN&y=COLUMN';
-    'hf:NAME@CONFIG?x=COLUMN&y=COLUMN' (or a folder of save_to_disk); 'torchvision:NAME?root=FOLDER'; npz:PATH (x_train,
-    y_train, optional x_test, y_test, class_names); arrays:DIR (what raydistill ingest wrote); openml:NAME; digits;
-    glyphs. Quote names with ? and &, which mean something to shells"""
+    """images:FOLDER (a folder for each class, or train/, test/ and so on of these); 'parquet:PATH?x=COLUMN&y=COLUMN'
+    (PATH: also s3://bucket/folder); 'hf:NAME@CONFIG?x=COLUMN&y=COLUMN' (or a folder of save_to_disk);
+    'torchvision:NAME?root=FOLDER'; npz:PATH (x_train, y_train, optional x_test, y_test, class_names); arrays:DIR (what
+    raydistill ingest wrote); openml:NAME; digits; glyphs. Quote names with ? and &, which mean something to shells"""
     run_dir: str
     """folder of the run, or a URI such as s3://bucket/folder: all is written there; the same command resumes it"""
     grow_from: str | None = None

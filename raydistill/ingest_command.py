@@ -35,7 +35,9 @@ WORDS: Words = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `raydistill ingest`."""
     parser.add_argument(
-        "source", help="folder of class folders of images, Parquet, saved dataset, hf:NAME[@CONFIG] or torchvision:NAME"
+        "source",
+        help="folder of class folders of images, Parquet (also s3://… and gs://…), saved dataset, hf:NAME[@CONFIG] or"
+        " torchvision:NAME",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the arrays; resumes there")
     parser.add_argument("--size", type=int, default=DEFAULT_SIZE, help="height and width of images (default 64)")

@@ -31,27 +31,30 @@ EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, NotImplementedError)  # no second try helps
 
 
-def check_uri(uri: str) -> None:
-    """Raise ConfigError for a URI that cannot be a run folder; with credentials, it would be told to everyone."""
-    check_credentials({"run_dir": uri})
+def check_uri(uri: str, field: str = "run_dir") -> None:
+    """Raise ConfigError for a URI that names no folder; with credentials, it would be told to everyone."""
+    check_credentials({field: uri})
     rest = uri.partition("://")[2]
     if not rest.strip("/"):
-        raise ConfigError(f"run_dir: {uri!r} names no bucket; give scheme://bucket/folder")
+        raise ConfigError(f"{field}: {uri!r} names no bucket; give scheme://bucket/folder")
     if set("*?[]") & set(rest):  # which stores' clients take for patterns, when they remove as well
-        raise ConfigError(f"run_dir: {uri!r} has one of * ? [ ]; take another name")
+        raise ConfigError(f"{field}: {uri!r} has one of * ? [ ]; take another name")
 
 
-def open_store(uri: str) -> tuple[Any, str]:
-    """The file system of a URI, and the path in it. Raises ConfigError if it is unknown, or its package is missing."""
-    check_uri(uri)
+def open_store(uri: str, field: str = "run_dir") -> tuple[Any, str]:
+    """The file system of a URI, and the path in it. field: the setting that has it.
+
+    Raises ConfigError if the file system is unknown, or its package is missing.
+    """
+    check_uri(uri, field)
     scheme = uri.partition("://")[0]
     try:
         filesystem, root = fsspec.url_to_fs(uri, use_listings_cache=False)
     except ImportError as error:
         extra = f"; pip install 'raydistill[{EXTRAS[scheme]}]'" if scheme in EXTRAS else ""
-        raise ConfigError(f"run_dir: {uri!r} needs a package that is missing ({error}){extra}") from None
+        raise ConfigError(f"{field}: {uri!r} needs a package that is missing ({error}){extra}") from None
     except ValueError as error:
-        raise ConfigError(f"run_dir: {uri!r} is not allowed ({error}); give a folder, s3://… or gs://…") from None
+        raise ConfigError(f"{field}: {uri!r} is not allowed ({error}); give a folder, s3://… or gs://…") from None
     return filesystem, root.rstrip("/")
 
 

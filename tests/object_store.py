@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import urllib.request
 from collections.abc import Iterator
 
 BUCKET = "s3://runs"
@@ -32,6 +33,11 @@ class ObjectStore:
     def stop(self) -> None:
         self._server.stop()
 
+    def forget(self) -> None:
+        """What it holds, which all servers of a process share."""
+        reset = urllib.request.Request(f"{self.environment['AWS_ENDPOINT_URL']}/moto-api/reset", method="POST")
+        urllib.request.urlopen(reset).close()
+
 
 @contextlib.contextmanager
 def run_object_store() -> Iterator[ObjectStore]:
@@ -41,6 +47,7 @@ def run_object_store() -> Iterator[ObjectStore]:
     try:
         import s3fs
 
+        store.forget()
         s3fs.S3FileSystem.clear_instance_cache()
         s3fs.S3FileSystem(use_listings_cache=False).mkdir(BUCKET.removeprefix("s3://"))
         yield store

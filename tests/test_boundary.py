@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from builders import quick_config, run_quick
+from builders import list_results, quick_config, run_quick
 
 from raydistill.boundary import check_links, stays_inside
 from raydistill.errors import RunFolderError
@@ -87,7 +87,8 @@ def test_the_run_folder_itself_may_be_a_link_and_links_may_stay_inside(copied, t
     (copied.path / "latest").symlink_to("12_report/report.html")
     (copied.path / "loop").symlink_to("loop")
     check_links(tmp_path / "name")
-    run_quick(quick_config(tmp_path / "name"))
+    before = list_results(copied)
+    assert list_results(run_quick(quick_config(tmp_path / "name"))) == before
 
 
 @pytest.mark.parametrize("name", ["../06_specialists/000", "/etc", "nothing"])

@@ -13,6 +13,7 @@ the arguments of `raydistill` are parsed. Before a block, a comment may stand:
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import io
@@ -21,7 +22,8 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ import pytest
 
 from raydistill import cli
 from raydistill.config import Config
+from raydistill.errors import ConfigError
 from raydistill.flags import build_settings_parser
 from raydistill.sections import list_fields
 
@@ -60,6 +63,15 @@ class Block:
     text: str
     line: int
     needs: str = ""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A command or a block that was run. missing: lines that the page says it prints, and it did not."""
+
+    code: int
+    printed: str
+    missing: list[str] = field(default_factory=list)
 
 
 def read_blocks(page: str) -> list[Block]:
@@ -99,18 +111,16 @@ def shorten(words: list[str]) -> list[str]:
     return [*words, *(part for name in flags if name not in given for part in (f"--{name}", flags[name]))]
 
 
-def run_command(command: str, *, short: bool) -> str:
-    """Run a command, that of raydistill in this process, and return what it prints. It must succeed."""
+def run_command(command: str, *, short: bool) -> Ran:
+    """Run a command, that of raydistill in this process."""
     words = split_words(command)
     if words is None or words[0] != "raydistill":
         done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-        return done.stdout + done.stderr
+        return Ran(done.returncode, done.stdout + done.stderr)
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         code = cli.main(shorten(words[1:]) if short else words[1:])
-    assert code == 0, f"{command}\n{said.getvalue()}"
-    return said.getvalue()
+    return Ran(code, said.getvalue())
 
 
 def can_import(package: str) -> bool:
@@ -122,32 +132,43 @@ def can_import(package: str) -> bool:
     return True
 
 
-def run_page(page: str, *, short: bool) -> None:
-    """Run the blocks of a page in order."""
+def run_page(page: str, *, short: bool) -> Iterator[tuple[str, Ran]]:
+    """Run the blocks of a page in order: where each command stands, and how it went."""
     names: dict[str, object] = {"__name__": "__main__"}
     printed = ""
     for block in read_blocks(page):
         if block.needs and not can_import(block.needs):
             continue
+        place = f"{page}:{block.line}"
         if block.kind == "bash":
-            printed = "".join(run_command(command, short=short) for command in split_commands(block.text))
+            printed = ""
+            for command in split_commands(block.text):
+                ran = run_command(command, short=short)
+                printed += ran.printed
+                yield f"{place}: {command}", ran
         elif block.kind == "python":
             code = compile("\n" * block.line + block.text, str(DOCS / page), "exec", dont_inherit=True)
             with contextlib.redirect_stdout(io.StringIO()) as said:
                 exec(code, names)
             printed = said.getvalue()
+            yield place, Ran(0, printed)
         elif block.kind == "text":
-            check_printed(block, printed, page)
+            yield place, Ran(0, printed, list_missing(block, printed))
 
 
-def check_printed(block: Block, printed: str, page: str) -> None:
-    """Whether every line of a ```text block was printed, but for numbers and what … stands for."""
+def list_missing(block: Block, printed: str) -> list[str]:
+    """Lines of a ```text block that were not printed, but for numbers and what … stands for."""
     lines = {blur(line) for line in printed.splitlines()}
-    for line in filter(None, map(str.strip, block.text.splitlines())):
-        pattern = re.sub(r"(\\ )*…(\\ )*", ".*", re.escape(blur(line)))
-        assert line == "…" or any(re.fullmatch(pattern, other) for other in lines), (
-            f"{page}:{block.line}: {line}\n{printed}"
-        )
+    return [
+        line
+        for line in filter(None, map(str.strip, block.text.splitlines()))
+        if line != "…" and not any(re.fullmatch(as_pattern(line), other) for other in lines)
+    ]
+
+
+def as_pattern(line: str) -> str:
+    """What blurred lines match that are printed as this one."""
+    return re.sub(r"(\\ )*…(\\ )*", ".*", re.escape(blur(line)))
 
 
 def blur(line: str) -> str:
@@ -179,7 +200,8 @@ PAGES_THAT_RUN = [page for page in PAGES if any(block.kind in ("bash", "python")
 @pytest.mark.parametrize("page", PAGES_THAT_RUN)
 @pytest.mark.usefixtures("folder")
 def test_a_pages_commands_work(page: str) -> None:
-    run_page(page, short=True)
+    for place, ran in run_page(page, short=True):
+        assert (ran.code, ran.missing) == (0, []), f"{place}\n{ran.printed}"
 
 
 @pytest.mark.slow
@@ -187,7 +209,8 @@ def test_a_pages_commands_work(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES_THAT_RUN)
 @pytest.mark.usefixtures("folder")
 def test_a_pages_commands_work_exactly_as_printed(page: str) -> None:
-    run_page(page, short=False)
+    for place, ran in run_page(page, short=False):
+        assert (ran.code, ran.missing) == (0, []), f"{place}\n{ran.printed}"
 
 
 def list_elsewhere() -> list[str]:
@@ -209,10 +232,17 @@ def test_arguments_of_commands_that_run_elsewhere_exist(command: str) -> None:
     assert words is not None
     verb, arguments = words[1], words[2:]
     assert verb in cli.COMMANDS
-    if verb in ("run", "plan"):
-        build_settings_parser(verb)[0].parse_args(arguments)
-    else:
-        cli.build_parser(verb).parse_args(arguments)
+    parser = build_settings_parser(verb)[0] if verb in ("run", "plan") else cli.build_parser(verb)
+    assert find_mistake(parser, arguments) == ""
+
+
+def find_mistake(parser: argparse.ArgumentParser, arguments: list[str]) -> str:
+    """What a parser says of arguments that it does not take."""
+    try:
+        parser.parse_args(arguments)
+    except (ConfigError, SystemExit) as error:
+        return str(error)
+    return ""
 
 
 def test_settings_that_pages_name_exist() -> None:
@@ -275,11 +305,16 @@ def test_the_site_builds(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     pytest.importorskip("material")
     pytest.importorskip("mkdocstrings")
+    pytest.importorskip("latex2mathml")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": paths, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for page in PAGES:
         name = "index.html" if page == "index.md" else f"{page.removesuffix('.md')}/index.html"
         assert (tmp_path / "site" / name).stat().st_size > 5000
+        markup = (tmp_path / "site" / name).read_text()
+        assert re.findall(r"<(?:script|link|img)\b[^>]*=[\"']?(?:https?:)?//[^>]*>", markup) == []  # offline, too
+        assert markup.count("<math") == len(re.findall(r"\\[(\[]", (DOCS / page).read_text())), page
     assert 'id="raydistill.solve_ensemble"' in (tmp_path / "site/api/index.html").read_text()

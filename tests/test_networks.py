@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from builders import quick_config
 
 from raydistill.files import write_array
 from raydistill.run_folder import RunFolder
-from raydistill.stages.networks import count_passes
+from raydistill.stages.networks import count_passes, train_once, write_network
 
 UNSET = {"epochs": None}
 ROLES = ("generalist", "specialist", "student", "trial")
@@ -42,3 +43,14 @@ def test_passes_that_are_given_are_kept_and_others_follow(tmp_path):
 
 def test_a_small_transfer_set_is_seen_more_often(tmp_path):
     assert passes(tmp_path, 1_078, transfer=539) == [40, 16, 144, 24]
+
+
+def test_a_checkpoint_beside_a_finished_network_goes(tmp_path):
+    """A process was killed after the finished mark, and before it had removed it."""
+    write_network(tmp_path, {"a": torch.zeros(2)}, {"history": [{"epoch": 1}], "best_epoch": 1})
+    before = (tmp_path / "weights.safetensors").read_bytes()
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"x")
+    record = train_once(tmp_path, lambda checkpoint: pytest.fail("trained again"))
+    assert record["best_epoch"] == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"weights.safetensors", "training.json"}
+    assert (tmp_path / "weights.safetensors").read_bytes() == before

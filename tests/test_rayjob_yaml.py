@@ -99,7 +99,9 @@ def test_a_lost_head_is_replaced_and_an_end_ends_all():
 
 
 def test_the_environment_is_one_that_ray_takes():
-    RuntimeEnv(**yaml.safe_load(RAYJOB["spec"]["runtimeEnvYAML"]))
+    environment = yaml.safe_load(RAYJOB["spec"]["runtimeEnvYAML"])
+    assert set(environment) <= RuntimeEnv.known_fields  # it only warns of others
+    assert RuntimeEnv(**environment).to_dict() == environment
 
 
 def test_the_entrypoint_is_a_command_of_raydistill():

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
+from raydistill.data.ingest_errors import IngestError
 from raydistill.errors import DataError
 from raydistill.files import hash_json
+from raydistill.job import is_uri
+from raydistill.storage import check_uri
 
 INGESTED = ("images", "parquet", "hf", "torchvision")
 """Kinds whose records are decoded, a block at a time, by the machinery of `raydistill ingest`."""
@@ -29,10 +32,17 @@ class Named:
     place: str
     options: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def in_store(self) -> bool:
+        """Whether the place is in an object store."""
+        return is_uri(self.place)
+
 
 def parse_name(text: str) -> Named:
-    """Take a name apart. Raises DataError for kinds of INGESTED without a place, and for unknown keys."""
+    """Take a name apart; a bare URI is that of Parquet. Raises DataError for kinds without a place, unknown keys."""
     kind, _, place = text.partition(":")
+    if kind not in INGESTED and place.startswith("//"):
+        kind, place = "parquet", text
     if kind not in INGESTED:
         return Named("", text)
     query = ""
@@ -58,8 +68,9 @@ def _parse_options(kind: str, query: str, text: str) -> dict[str, str]:
 
 
 def check_named(text: str) -> None:
-    """Refuse a name whose files are not there or cannot be read. Raises DataError."""
+    """Refuse a name whose files are not there or cannot be read. Raises DataError; ConfigError as `check_uri`."""
     named, path = parse_name(text), data_path(text)
+    check_store(named, "data")
     if path is None:
         if named.kind == "hf" and named.place.startswith((".", "/", "~")):
             raise DataError(
@@ -73,10 +84,22 @@ def check_named(text: str) -> None:
         raise DataError(f"data: {named.place!r} is not readable by this user; change its permissions or give another")
 
 
+def check_store(named: Named, setting: str) -> None:
+    """Refuse a source in an object store that is not Parquet, or is no URI to be used."""
+    if not named.in_store:
+        return
+    if named.kind != "parquet":
+        raise DataError(
+            f"{setting}: {named.place!r} is in an object store, where only Parquet is read; give"
+            f" parquet:{named.place} where it is a folder of such files, or copy it to a disk that all nodes see"
+        )
+    check_uri(named.place, setting)
+
+
 def data_path(text: str) -> Path | None:
-    """Where the files of a name are; None where a library fetches them."""
+    """Where the files of a name are; None where a library fetches them, or they are in an object store."""
     named = parse_name(text)
-    return None if is_remote(named) else Path(named.place).expanduser().absolute()
+    return None if is_remote(named) or named.in_store else Path(named.place).expanduser().absolute()
 
 
 def is_remote(named: Named) -> bool:
@@ -97,6 +120,8 @@ def holds_parquet(root: Path) -> bool:
 def suggest_name(text: str) -> str | None:
     """The name of a source for a bare path, by what is there; None where nothing is."""
     path = Path(text).expanduser()
+    if parse_name(text).kind == "parquet":  # a bare URI
+        return f"parquet:{text}"
     if not text or not path.exists():
         return None
     if path.suffix == ".npz":
@@ -110,10 +135,22 @@ def suggest_name(text: str) -> str | None:
     return f"images:{text}"
 
 
-def stamp_files(root: Path | None) -> str | None:
-    """Hash of names, sizes and times of change of a file, or of all files below a folder; None for None."""
-    if root is None:
-        return None
+def stamp_source(text: str) -> str | None:
+    """Hash of what changes with the files of a name; None where a library fetches them."""
+    named, root = parse_name(text), data_path(text)
+    if named.in_store and named.kind == "parquet":
+        from raydistill.data.parquet_files import list_objects
+
+        try:
+            found = list_objects(named.place)[0]
+        except IngestError as error:
+            raise DataError(f"data: {error.problem}") from error
+        return hash_json([[file.name, *file.state] for file in found])
+    return None if root is None else stamp_files(root)
+
+
+def stamp_files(root: Path) -> str:
+    """Hash of names, sizes and times of change of a file, or of all files below a folder."""
     found = [root] if root.is_file() else [Path(place, name) for place, _, names in os.walk(root) for name in names]
     stamps = []
     for path in found:

@@ -1,6 +1,7 @@
 """Parquet files as a source of `raydistill ingest`.
 
-Comes in: a file, or a folder of files. Goes out: a `Catalogue`, in the order of the files' names and of their rows.
+Comes in: a file, or a folder of files (parquet_files.py). Goes out: a `Catalogue`, in the order of the files' names and
+of their rows.
 """
 
 from __future__ import annotations
@@ -8,26 +9,25 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydistill.data.catalogue import PARTS, Catalogue, Columns, Rows
+from raydistill.data.catalogue import Catalogue, Columns, Rows
 from raydistill.data.columns import Part, TableRows, Values, choose_columns, count_sample, describe_values
 from raydistill.data.images import FormWish, ImageForm
 from raydistill.data.ingest_errors import IngestError
+from raydistill.data.parquet_files import find_files, open_file
 from raydistill.data.table import list_read, make_catalogue
-from raydistill.errors import describe_in_line
+from raydistill.errors import RaydistillError
+from raydistill.job import is_uri
+from raydistill.storage import describe
 
 BATCH_ROWS = 64  # read at once: of large photographs, some 30 MB
 STREAM_BYTES = 1 << 20
-PART = re.compile(r"(train|test)|(confuse|tune|validation|valid|val)(?![a-z])")
-"""How names of files and folders begin that say what their records are for."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class _ParquetColumn:
         """Arrays from row `start` on; row groups before it are not read."""
         for part in self._parts:
             if part.first + part.rows > start:
-                with _told(part), pq.ParquetFile(part.path, buffer_size=STREAM_BYTES) as file:
+                with _told(part), open_file(part.path, buffer_size=STREAM_BYTES) as file:
                     yield from self._read_file(file, part.first, start)
 
     def _read_file(self, file: pq.ParquetFile, at: int, start: int) -> Iterator[pa.Array]:
@@ -82,22 +82,21 @@ class _ParquetColumn:
                 at += len(batch)
 
 
-def list_parquet(root: Path, wish: FormWish | ImageForm, columns: Columns) -> Catalogue:
+def list_parquet(source: str, wish: FormWish | ImageForm, columns: Columns) -> Catalogue:
     """Rows of one file, or of a folder's files in the order of their names; parts by the names of files and folders.
 
-    Raises DataError for unreadable files, columns that cannot be told or used, and labels that do not fit.
+    source: a path, or a URI of an object store. Raises DataError for unreadable files, columns that cannot be told or
+    used, and labels that do not fit.
     """
-    by_part = _find_files(root)
-    by_path = [path for paths in by_part.values() for path in paths]
+    by_part, beside = find_files(source)
     parts: list[Part] = []
     tables: dict[str, pa.Table] = {}
     schema: pa.Schema = None
-    for part, paths in by_part.items():
+    for part, files in by_part.items():
         read = []
-        for path in paths:
-            name = path.relative_to(root).as_posix() if path != root else path.name
-            entry = Part(str(path), name, parts[-1].first + parts[-1].rows if parts else 0, 0)
-            with _told(entry), pq.ParquetFile(path) as file:
+        for found in files:
+            entry = Part(found.path, found.name, parts[-1].first + parts[-1].rows if parts else 0, 0)
+            with _told(entry), open_file(found.path) as file:
                 if schema is None:
                     schema = file.schema_arrow
                     columns = choose_columns(schema, columns)
@@ -106,11 +105,12 @@ def list_parquet(root: Path, wish: FormWish | ImageForm, columns: Columns) -> Ca
                     values = describe_values(schema, x, wish, sample)
                 _check_alike(entry, file.schema_arrow, schema, [x, *list_read(columns)])
                 read.append(file.read(list_read(columns)))
-                parts.append(Part(entry.path, name, entry.first, file.metadata.num_rows))
+                parts.append(replace(entry, rows=file.metadata.num_rows))
         tables[part] = pa.concat_tables(read)
-    identity = [[part.name, part.rows, *_stamp(Path(part.path))] for part in parts]
+    all_files = [found for files in by_part.values() for found in files]
+    identity = [[part.name, part.rows, *found.state] for part, found in zip(parts, all_files, strict=True)]
     names = _read_class_names(schema, str(columns.label))
-    reader, beside = ParquetReader(tuple(parts), values), _list_beside(root, by_path)
+    reader = ParquetReader(tuple(parts), values)
     return make_catalogue(reader, parts, values, tables, columns, names, identity, beside)
 
 
@@ -142,43 +142,17 @@ def _read_class_names(schema: pa.Schema, column: str) -> list[str] | None:
         return None
 
 
-def _find_files(root: Path) -> dict[str, list[Path]]:
-    """Parquet files by part: those in train/, test/ and so on, or whose names begin so; else all are of training."""
-    if root.is_file():
-        return {"train": [root]}
-    paths = sorted(path for folder in (root, *(root / part for part in PARTS)) for path in folder.glob("*.parquet"))
-    for path in paths:
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise IngestError("source", f"{str(path)!r} is a link that leaves the source; copy what it links to")
-    begins = [PART.match(path.relative_to(root).as_posix()) for path in paths]
-    found: dict[str, list[Path]] = {part: [] for part in PARTS}
-    for path, begin in zip(paths, begins, strict=True):
-        if begin is not None:
-            found[begin[0]].append(path)
-    if not found["train"] and not found["test"]:
-        found = {"train": paths}
-    if not found["train"]:
-        raise IngestError("source", f"{str(root)!r} has no Parquet files of a training part; give some")
-    return {part: paths for part, paths in found.items() if paths}
-
-
-def _list_beside(root: Path, taken: Iterable[Path]) -> list[str]:
-    """What lies in the folder beside."""
-    used = {path.relative_to(root).parts[0] for path in taken if path != root}
-    return sorted(path.name for path in root.glob("[!.]*") if path.name not in used)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
 @contextlib.contextmanager
 def _told(part: Part) -> Iterator[None]:
-    """A damaged file as one line."""
+    """A damaged file, or a store that does not answer, as one line."""
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except RaydistillError:
+        raise
+    except Exception as error:  # every store has errors of its own
+        if not is_uri(part.path) and not isinstance(error, OSError | pa.ArrowException):
+            raise
+        remedy = "run the same command again, or mend" if is_uri(part.path) else "mend"
         raise IngestError(
-            "source", f"{part.name!r} cannot be read ({describe_in_line(error)}); mend or remove the file"
+            "source", f"{part.name!r} cannot be read ({describe(error)}); {remedy} or remove the file"
         ) from error

@@ -18,7 +18,7 @@ from raydistill.config import Config
 from raydistill.data.examples import Source, check_examples
 from raydistill.data.ingested import check_arrays, identify_arrays, open_arrays
 from raydistill.data.labels import index_labels
-from raydistill.data.names import INGESTED, check_named, data_path, stamp_files, suggest_name
+from raydistill.data.names import INGESTED, check_named, stamp_source, suggest_name
 from raydistill.data.npz import check_npz, read_npz
 from raydistill.errors import DataError, describe_in_line
 from raydistill.files import hash_file, read_json
@@ -60,7 +60,7 @@ def identify_source(config: Config) -> dict[str, Any]:
         identity["sha256"] = identify_arrays(Path(name).expanduser())
     if kind in INGESTED:
         identity["images"] = config.images.model_dump(exclude={"max_corrupt"})
-        identity["files"] = stamp_files(data_path(config.data))
+        identity["files"] = stamp_source(config.data)
     return identity
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from raydistill.data.catalogue import Catalogue, Columns, list_images
 from raydistill.data.images import FormWish, ImageForm
 from raydistill.data.ingest_errors import IngestError
-from raydistill.data.names import holds_parquet, is_remote, is_saved, parse_name
+from raydistill.data.names import check_store, holds_parquet, is_remote, is_saved, parse_name
 from raydistill.errors import DataError
 
 
@@ -39,13 +39,16 @@ class Wanted:
 
 
 def open_source(wanted: Wanted, output: Path) -> Catalogue:
-    """List what the source holds. output: where a dataset of the Hub is kept. Raises DataError."""
+    """List what the source holds. output: where a dataset of the Hub is kept. Raises DataError, or ConfigError."""
     named = parse_name(wanted.source)
+    check_store(named, "source")
     if named.kind == "torchvision":
         from raydistill.data.torchvision_sets import list_torchvision
 
         check_no_columns(wanted, "torchvision's data sets have")
         return list_torchvision(named, wanted.form)
+    if named.in_store:
+        return open_parquet(named.place, wanted)
     root = Path(named.place).expanduser().absolute()
     if named.kind == "hf" or (root.is_dir() and is_saved(root)):
         from raydistill.data.hugging_face import download_dataset, list_saved
@@ -63,11 +66,16 @@ def open_source(wanted: Wanted, output: Path) -> Catalogue:
     if output.resolve().is_relative_to(root.resolve()):
         raise IngestError("output", f"{str(output)!r} lies within the source; give a folder outside {named.place!r}")
     if named.kind == "parquet" or (not named.kind and holds_parquet(root)):
-        from raydistill.data.parquet import list_parquet
-
-        return list_parquet(root, wanted.form, wanted.columns)
+        return open_parquet(str(root), wanted)
     check_no_columns(wanted, "a folder of images has")
     return list_images(root, wanted.form)
+
+
+def open_parquet(source: str, wanted: Wanted) -> Catalogue:
+    """List what Parquet files hold. source: a path or a URI."""
+    from raydistill.data.parquet import list_parquet
+
+    return list_parquet(source, wanted.form, wanted.columns)
 
 
 def check_no_columns(wanted: Wanted, who: str) -> None:

@@ -57,7 +57,7 @@ class RayExecutor:
         cluster: ClusterConfig | None = None,
         workers: Mapping[Role, int] | None = None,
         note: Callable[[str], None] = lambda text: None,
-        lease_seconds: float = LEASE_SECONDS,
+        lease_seconds: float | None = None,
         node_seconds: float | None = None,
     ) -> None:
         """Join Ray, or be ready to start it.
@@ -66,7 +66,8 @@ class RayExecutor:
         will run; note: is told why a call waits. Raises ConfigError at no Ray, or needs that its nodes cannot hold.
         """
         self._scratch = Path(scratch).expanduser().absolute()
-        self._verbose, self._note, self._lease_seconds = verbose, note, lease_seconds
+        self._verbose, self._note = verbose, note
+        self._lease_seconds = LEASE_SECONDS if lease_seconds is None else lease_seconds
         self._node_seconds = NODE_SECONDS if node_seconds is None else node_seconds
         self._cluster = cluster or ClusterConfig()
         self._checked: set[tuple[Role | None, int]] = set()

@@ -26,6 +26,7 @@ SETTINGS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # one process fewer per run; a lost worker is replaced in any case
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # the default of 2 s delays the end of every run
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "540",  # a frozen worker is killed before its lease of 600 s ends
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in every process
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # a failed trial's traceback travels with our JobFailed

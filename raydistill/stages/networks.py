@@ -113,13 +113,14 @@ def train_once(
     whole: its file has all weights; else, frozen ones are left out. Returns what training.json holds.
     """
     refresh(folder)  # what another node may have done of it
+    checkpoint = folder / "checkpoint.safetensors"
     if not is_trained(folder):
-        checkpoint = folder / "checkpoint.safetensors"
         model, progress = train(checkpoint)
         if worker_rank()[0] != 0:
             return {"history": progress.history, "best_epoch": progress.best_epoch}
         weights = copy_weights(model) if whole else trained_state(model)
         write_network(folder, weights, {"history": progress.history, "best_epoch": progress.best_epoch})
+    if checkpoint.exists():  # a process that was killed here left it
         remove(checkpoint)
     return read_training(folder)
 

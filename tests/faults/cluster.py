@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import psutil
 
 from benchmarks.raylets import Raylets
 
@@ -44,6 +47,17 @@ class Driver:
         """SIGKILL."""
         self.process.kill()
         self.process.communicate()
+
+
+@contextlib.contextmanager
+def frozen(process: psutil.Process) -> Iterator[None]:
+    """SIGSTOP, and SIGCONT at the end."""
+    process.suspend()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.resume()
 
 
 def wait_until(holds: Callable[[], Any], seconds: float = WAIT_SECONDS) -> None:

@@ -23,6 +23,7 @@ from raydistill.config import Config
 from raydistill.execution import Job, JobFailed
 from raydistill.files import write_json
 from raydistill.launch import launch
+from raydistill.on_ray import executor as executor_module
 from raydistill.on_ray import pool
 from raydistill.on_ray.executor import RayExecutor
 from raydistill.on_ray.session import prepare_environment
@@ -43,8 +44,10 @@ def slow_config(run_dir: Path | str, backend: str = "none", epochs: int = EPOCHS
 
 
 def run_pool(settings: dict[str, Any]) -> int:
-    """Run jobs; settings: scratch, jobs, lease_seconds, results."""
+    """Run jobs; settings: scratch, jobs, lease_seconds, results; health_seconds: before a frozen worker is killed."""
     pool.RESIZE_SECONDS = 5.0
+    if settings.get("health_seconds"):
+        os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(settings["health_seconds"])
     executor = RayExecutor(Path(settings["scratch"]), lease_seconds=settings["lease_seconds"])
     jobs = [Job(**job) for job in settings["jobs"]]
     try:
@@ -58,7 +61,8 @@ def run_pool(settings: dict[str, Any]) -> int:
 
 
 def run_pipeline(settings: dict[str, Any]) -> int:
-    """Run up to a stage; settings: run_dir, until, epochs; through: a node to join by, if not the head."""
+    """Run up to a stage; settings: run_dir, until, epochs, lease_seconds; through: a node to join by, not the head."""
+    executor_module.LEASE_SECONDS = settings.get("lease_seconds", executor_module.LEASE_SECONDS)
     torch.set_num_threads(1)  # of the driver; Ray's workers have one by themselves
     if settings.get("through"):
         prepare_environment(verbose=False)

@@ -13,13 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from benchmarks.raylets import Raylets
 from raydistill.execution import Job
 from raydistill.files import read_json
 
-from .cluster import Driver, wait_until
+from .cluster import Driver, frozen, wait_until
 from .jobs import expected_value, list_epochs, list_starts, make_jobs
 
 LEASE_SECONDS = 20.0  # longer than a busy machine is silent
@@ -29,7 +30,7 @@ class Fanout:
     """A driver that runs jobs in the pool, and what their folders tell."""
 
     def __init__(
-        self, raylets: Raylets, folder: Path, jobs: Sequence[Job], lease_seconds: float = LEASE_SECONDS
+        self, raylets: Raylets, folder: Path, jobs: Sequence[Job], lease_seconds: float = LEASE_SECONDS, **more: float
     ) -> None:
         self.raylets, self.jobs, self._results = raylets, jobs, folder / "results.json"
         self.driver = Driver(
@@ -40,6 +41,7 @@ class Fanout:
                 "lease_seconds": lease_seconds,
                 "results": str(self._results),
                 "jobs": [asdict(job) for job in jobs],
+                **more,
             },
         )
 
@@ -128,6 +130,22 @@ def test_a_worker_that_hangs(raylets: Raylets, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_worker_that_stays_frozen(raylets: Raylets, tmp_path: Path) -> None:
+    """Ray Train kills it, and only then another attempt begins, long before the lease would have ended."""
+    jobs = make_jobs(tmp_path / "jobs", 4, 5, 0.6)
+    fanout = Fanout(raylets, tmp_path, jobs, lease_seconds=100, health_seconds=4)
+    (job, start), *_ = fanout.wait_for_running(2)
+    process = psutil.Process(start["pid"])
+    with frozen(process):
+        fanout.driver.wait_for(lambda: len(list_starts(fanout.folder(job))) == 2)
+        assert not process.is_running()
+        told = fanout.finish()
+    assert told["failures"] == []
+    assert sorted(count_attempts(fanout)) == [1, 1, 1, 2]
+    assert list_starts(fanout.folder(job))[1]["time"] - start["time"] < 100
+
+
+@pytest.mark.slow
 def test_a_node_killed(raylets: Raylets, tmp_path: Path) -> None:
     """The fan-out goes on with the other node."""
     fanout = Fanout(raylets, tmp_path, make_jobs(tmp_path / "jobs", 6, 5, 0.6))
@@ -159,7 +177,13 @@ def test_the_queue_killed(raylets: Raylets, tmp_path: Path) -> None:
         queue.kill()
         wait_until(lambda dead=queue: [other for other in raylets.find("ray::JobQueue") if other != dead])
         time.sleep(1)
-    fanout.finish()
+    told = fanout.finish()
+    assert told["failures"] == []
+    assert [list_epochs(fanout.folder(job)) for job in fanout.jobs] == [[1, 2, 3, 4, 5]] * 6
+    for job in fanout.jobs:
+        finished = (fanout.folder(job) / "finished.json").stat().st_mtime
+        _, *again = list_starts(fanout.folder(job))
+        assert all(start["time"] > finished for start in again), job.name
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import pytest
 from builders import run_quick
 
 from benchmarks.raylets import Raylets
+from raydistill.files import read_json
 from raydistill.run_folder import STAGES, RunFolder
 
-from .cluster import Driver
+from .cluster import Driver, frozen
 from .drivers import slow_config
 
+LEASE_SECONDS = 20.0  # longer than a busy machine is silent
 ON_RAY = ("generalist", "specialists", "seeds", "search", "student")  # the others run in the driver: test_pipeline.py
 TRAINING = {
     "generalist": "checkpoint.safetensors",
@@ -83,6 +86,32 @@ def test_specialists_whose_worker_node_and_queue_are_killed(raylets: Raylets, tm
 
 
 @pytest.mark.slow
+def test_a_worker_frozen_in_a_specialist_that_goes_on_after_its_lease(
+    raylets: Raylets, prepare: Callable[[str], RunFolder], undisturbed: RunFolder
+) -> None:
+    """Another has finished the specialist by then; its own watchdog ends it before it writes anything."""
+    run = prepare("specialists")
+    settings = {"run_dir": str(run.path), "until": "specialists", "lease_seconds": LEASE_SECONDS}
+    driver, folder = Driver(raylets, "run", settings), run.stage_folder("specialists")
+    driver.wait_for(lambda: len(list(folder.glob("*/checkpoint.safetensors"))) == 2)  # of both workers
+    process, began = find_workers(raylets)[0], time.monotonic()
+    with frozen(process):
+        driver.wait_for(lambda: len(times_of_stage(run, "specialists")) == 5)
+        driver.wait_for(lambda: not any(folder.glob("*/checkpoint.safetensors")))
+        assert process.status() == psutil.STATUS_STOPPED
+        assert time.monotonic() - began > LEASE_SECONDS - 2  # it beat a second before
+        finished = snapshot(folder)
+    process.wait(20)
+    driver.finish()
+    assert snapshot(folder) == finished
+    assert files_of(run, "specialists") == files_of(undisturbed, "specialists")
+    outcomes = read_json(run.timing_path("specialists"))
+    assert sorted(outcome["attempts"] for outcome in outcomes) == [1, 1, 1, 1, 2]
+    (again,) = (outcome for outcome in outcomes if outcome["attempts"] == 2)
+    assert not again["worker"].endswith(f":{process.pid}")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ON_RAY)
 def test_the_driver_killed_and_started_on_another_node(
     raylets: Raylets, prepare: Callable[[str], RunFolder], undisturbed: RunFolder, stage: str
@@ -125,6 +154,11 @@ def test_a_trial_killed(raylets: Raylets, prepare: Callable[[str], RunFolder], u
     trials[0].kill()
     driver.finish()
     assert files_of(run, "search") == files_of(undisturbed, "search")
+
+
+def snapshot(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    """Bytes and times of all files."""
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
 def find_workers(raylets: Raylets) -> list[psutil.Process]:

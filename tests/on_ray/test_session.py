@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from raydistill.on_ray import session
+from raydistill.on_ray.executor import LEASE_SECONDS
 from raydistill.on_ray.session import SETTINGS, start_ray
 
 PRIVATE = """
@@ -95,6 +96,11 @@ def test_the_environment_stays_as_the_user_set_it(monkeypatch: pytest.MonkeyPatc
     assert os.environ["RAY_AIR_NEW_OUTPUT"] == "0"
     inner.close()
     assert dict(os.environ) == before
+
+
+def test_a_frozen_worker_is_killed_before_its_job_goes_to_another() -> None:
+    """Ray Train takes some 10 s to kill it."""
+    assert float(SETTINGS["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"]) < LEASE_SECONDS - 30
 
 
 def test_a_private_ray_has_no_dashboard_and_asks_for_a_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
