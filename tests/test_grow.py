@@ -342,3 +342,19 @@ def test_the_flag(tmp_path):
     arguments = ["--data", "digits", "--run-dir", str(tmp_path / "run"), "--grow-from", "/no/such"]
     assert read_settings("run", arguments)[0].grow_from == "/no/such"
     assert main(["run", *arguments, "--cluster.backend", "none"]) == 2
+
+
+def test_rows_without_labels_are_no_test_set(place, old):
+    """The test split is drawn, and no example of it is, or was, one to learn from."""
+    x = load_digits().images.astype(np.uint8)
+    write_digits(place / "unlabeled.npz", load_digits().target < 10, x_unlabeled=x[:50] ^ 1)
+    run = run_quick(config_of(place, "unlabeled", place / "unlabeled.npz", grow_from=old.path), until="splits")
+    splits = {
+        name: read_array(run.stage_folder("splits") / f"{name}.npy") for name in ("fit", "confuse", "tune", "test")
+    }
+    rows = np.concatenate(list(splits.values()))
+    np.testing.assert_array_equal(np.sort(rows), np.arange(len(x)))  # each once, and none of the unlabeled ones
+    assert read_json(run.stage_folder("splits") / "known.json") == {
+        "known": int((load_digits().target < 9).sum()),
+        "leaked": 0,
+    }

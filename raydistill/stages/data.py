@@ -111,7 +111,7 @@ def split_data(context: Context) -> None:
         splits["test"] = np.arange(parts["train"], parts["train"] + parts["test"])
         check_splits({"test": splits["test"]}, labels, names, rare, ("test",))
     if config.grow_from is not None:
-        splits = follow_splits(context, splits, parts["train"])
+        splits = follow_splits(context, splits, parts)
         check_splits(splits, labels, names, rare)
     for name in SPLITS:
         write_array(folder / f"{name}.npy", splits[name])

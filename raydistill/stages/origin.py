@@ -155,12 +155,13 @@ def write_examples(old: RunFolder, folder: Path) -> None:
     write_json(folder / "examples.json", {"shape": list(x.shape[1:]), "dtype": str(x.dtype)})
 
 
-def follow_splits(context: Context, splits: Mapping[str, Array], train: int) -> dict[str, Array]:
+def follow_splits(context: Context, splits: Mapping[str, Array], parts: Mapping[str, int]) -> dict[str, Array]:
     """The splits (row numbers by name), with each example that the old run had in the split that it had there.
 
-    train: the first so many rows were split here, the others are a test set of their own. An example that was in
-    several splits is in the one that was used first: fit, confuse, tune, test. With keep_apart, all examples of a value
-    go with those of it that the old run had. Raises DataError for examples of another shape or type.
+    parts: how many rows are for training, which come first and were split here, and of a test set of their own, which
+    follow; further rows have no labels and are in no split. An example that was in several splits is in the one that
+    was used first: fit, confuse, tune, test. With keep_apart, all examples of a value go with those of it that the old
+    run had. Raises DataError for examples of another shape or type.
     """
     run, folder = context.run, context.run.stage_folder(ORIGIN)
     data = run.stage_folder("data")
@@ -168,12 +169,13 @@ def follow_splits(context: Context, splits: Mapping[str, Array], train: int) -> 
     check_form(x, read_json(folder / "examples.json"))
     rows = hash_rows(x, np.arange(len(x)))
     write_array(run.stage_folder("splits") / "rows.npy", rows)
-    known = _find_known(rows, read_array(folder / "rows.npy"), read_array(folder / "splits.npy"))
+    train, labelled = parts["train"], parts["train"] + parts["test"]
+    known = _find_known(rows[:labelled], read_array(folder / "rows.npy"), read_array(folder / "splits.npy"))
     places = np.full(train, NONE, dtype=np.int8)
     for number, name in enumerate(SPLITS):
         places[splits[name][splits[name] < train]] = number
     settled = known[:train].copy()
-    if train < len(x):  # the test set is given: what was for the test before is as good as new
+    if parts["test"]:  # the test set is given: what was for the test before is as good as new
         settled[settled == SPLITS.index("test")] = NONE
     if (data / "keep_apart.npy").exists():
         settled = _spread(settled, read_array(data / "keep_apart.npy"))
@@ -182,11 +184,11 @@ def follow_splits(context: Context, splits: Mapping[str, Array], train: int) -> 
     if leaked:
         context.display.note(f"{leaked:,} test examples are ones that the old run learned from: its weights know them")
     context.display.note(
-        f"{int((known >= 0).sum()):,} of {len(x):,} examples were in the old run, and keep their split"
+        f"{int((known >= 0).sum()):,} of {labelled:,} examples were in the old run, and keep their split"
     )
     write_json(run.stage_folder("splits") / "known.json", {"known": int((known >= 0).sum()), "leaked": leaked})
     found = {name: np.flatnonzero(places == number) for number, name in enumerate(SPLITS)}
-    return found if train == len(x) else {**found, "test": splits["test"]}
+    return {**found, "test": splits["test"]} if parts["test"] else found
 
 
 def check_form(x: Array, form: Mapping[str, Any]) -> None:
