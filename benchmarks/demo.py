@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.provenance import HERE, describe_machine, make_parser, read_commit, spread
-from raydistill.config import build_config
-from raydistill.files import write_json
-from raydistill.launch import launch
+from raydistill.commands.launch import launch
 from raydistill.report import read_report
-from raydistill.sections import read_config_file
+from raydistill.settings.config import build_config
+from raydistill.settings.sections import read_config_file
+from raydistill.storage.files import write_json
 
 MODELS = {
     "generalist": lambda report: report["generalist"],

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from raydistill.config import build_config
 from raydistill.display import Silent
-from raydistill.files import Array
-from raydistill.in_process import InProcess
+from raydistill.execution.in_process import InProcess
 from raydistill.pipeline import run_pipeline
 from raydistill.report import read_report
 from raydistill.report.side_by_side import compare_many
-from raydistill.run_folder import RunFolder
+from raydistill.settings.config import build_config
+from raydistill.storage.files import Array
+from raydistill.storage.run_folder import RunFolder
 
 TEST = 0.15
 LETTERS, FIRST_LETTERS, VARIANTS = 240, 220, 8

@@ -14,11 +14,11 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from benchmarks.provenance import HERE, describe_machine, make_parser, read_commit, spread
-from raydistill.config import build_config
+from raydistill.commands.launch import launch
 from raydistill.data.splits import split_rows
-from raydistill.files import write_json
-from raydistill.launch import launch
 from raydistill.report import read_report
+from raydistill.settings.config import build_config
+from raydistill.storage.files import write_json
 
 KEPT = 15  # one of so many examples of a rare class
 SETTINGS: dict[str, Any] = {"search": {"trials": 2}, "specialists": {"groups": 4}, "cluster": {"backend": "none"}}

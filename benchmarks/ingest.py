@@ -27,12 +27,12 @@ from PIL import Image, ImageFilter
 
 from benchmarks.page import describe_making, replace_part
 from benchmarks.provenance import HERE
+from raydistill.commands.ingest import ingest
 from raydistill.data.images import ImageForm
 from raydistill.data.ingestion import RunBlocks, run_here
 from raydistill.data.wanted import Wanted
 from raydistill.display import Silent
-from raydistill.files import write_json
-from raydistill.ingest_command import ingest
+from raydistill.storage.files import write_json
 
 PAGE = HERE / "INGEST.md"
 HEAD = """# Larger than memory

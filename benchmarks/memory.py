@@ -27,16 +27,16 @@ import pyarrow.parquet as pq
 from benchmarks.ingest import HEAD, PAGE
 from benchmarks.page import describe_making, replace_part
 from benchmarks.provenance import HERE
-from raydistill.config import build_config
+from raydistill.commands.ingest import ingest
 from raydistill.data.images import ImageForm
 from raydistill.data.ingestion import run_here
 from raydistill.data.wanted import Wanted
 from raydistill.display import Silent
-from raydistill.files import Array, read_json, write_json
-from raydistill.in_process import InProcess
-from raydistill.ingest_command import ingest
+from raydistill.execution.in_process import InProcess
 from raydistill.pipeline import run_pipeline
-from raydistill.run_folder import RunFolder
+from raydistill.settings.config import build_config
+from raydistill.storage.files import Array, read_json, write_json
+from raydistill.storage.run_folder import RunFolder
 
 CLASSES, WIDTH = 50, 32
 SETTINGS: dict[str, Any] = {

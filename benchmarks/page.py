@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.provenance import describe_machine, read_commit
-from raydistill.files import write_text
+from raydistill.storage.files import write_text
 
 PART = re.compile(r"<!-- (\w+) -->\n(.*?)\n<!-- /\1 -->", re.DOTALL)
 

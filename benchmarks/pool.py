@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cpu_meter import CpuMeter
-from raydistill.execution import Beat, Job, JobOutcome
+from raydistill.execution.jobs import Beat, Job, JobOutcome
 from raydistill.on_ray.executor import RayExecutor
 
 BASE_JOBS = 8

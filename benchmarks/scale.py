@@ -25,7 +25,7 @@ from benchmarks.page import describe_making
 from benchmarks.provenance import HERE, spread
 from benchmarks.scale_inputs import INPUTS
 from benchmarks.simulated import Cluster, Course, Specialist, simulate
-from raydistill.files import read_json, write_json, write_text
+from raydistill.storage.files import read_json, write_json, write_text
 
 COUNTS, SLOTS = (61, 1000), (8, 64, 512)
 LONG = 100.0  # times the measured seconds: specialists of one or two minutes, up to four

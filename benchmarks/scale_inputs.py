@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.page import describe_making
 from benchmarks.provenance import HERE
-from raydistill.files import read_json, write_json
+from raydistill.storage.files import read_json, write_json
 
 INPUTS = HERE / "results" / "scale_inputs.json"
 GROUPS = 61
@@ -35,8 +35,8 @@ def train_profiles(runs: Path) -> dict[str, list[dict[str, float]]]:
     """By profile, each specialist's cost, passes and processor seconds."""
     import torch
 
-    from raydistill.config import build_config
-    from raydistill.launch import launch
+    from raydistill.commands.launch import launch
+    from raydistill.settings.config import build_config
 
     torch.set_num_threads(1)  # so that processor seconds are those of an idle machine
     profiles, first = {}, None
@@ -68,7 +68,7 @@ def measure_calls() -> dict[str, float]:
     """
     import ray
 
-    from raydistill.execution import Job, JobEvent
+    from raydistill.execution.jobs import Job, JobEvent
     from raydistill.on_ray.queue import JobQueue
     from raydistill.on_ray.session import start_ray
 
@@ -117,9 +117,9 @@ def measure_rates() -> dict[str, float]:
     import numpy as np
     import torch
 
-    from raydistill.batches import shuffle_rows
-    from raydistill.files import hash_file
     from raydistill.stages.specialists import part_rows
+    from raydistill.storage.files import hash_file
+    from raydistill.training.batches import shuffle_rows
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from benchmarks.virtual import Process, World
 from raydistill.display import Lines
-from raydistill.execution import Beat, Job
+from raydistill.execution.jobs import Beat, Job
 from raydistill.on_ray.executor import LEASE_SECONDS
 from raydistill.on_ray.pool import emit_events
 from raydistill.on_ray.pool_trainer import RESIZE_SECONDS

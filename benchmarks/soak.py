@@ -24,16 +24,16 @@ from typing import TextIO
 
 from benchmarks.provenance import HERE, describe_machine, read_commit
 from benchmarks.raylets import Raylets
-from raydistill.config import Config, build_config
 from raydistill.display import Silent
-from raydistill.execution import Job, JobEvent
-from raydistill.files import hash_file
-from raydistill.in_process import InProcess
+from raydistill.execution.in_process import InProcess
+from raydistill.execution.jobs import Job, JobEvent
 from raydistill.on_ray import pool
 from raydistill.on_ray.executor import RayExecutor
 from raydistill.pipeline import run_pipeline
-from raydistill.run_folder import RunFolder
+from raydistill.settings.config import Config, build_config
 from raydistill.stages.networks import is_trained
+from raydistill.storage.files import hash_file
+from raydistill.storage.run_folder import RunFolder
 
 SPECIALISTS, PASSES = 5, 300
 WORKER_NODES = 3

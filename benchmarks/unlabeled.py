@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.provenance import HERE, describe_machine, make_parser, read_commit, spread
-from raydistill.config import build_config
+from raydistill.commands.launch import launch
 from raydistill.data.sources import load_source
 from raydistill.data.splits import split_rows
-from raydistill.files import write_json
-from raydistill.launch import launch
 from raydistill.report import read_report
 from raydistill.report.compare import compare_runs
-from raydistill.run_folder import RunFolder
+from raydistill.settings.config import build_config
+from raydistill.storage.files import write_json
+from raydistill.storage.run_folder import RunFolder
 
 TEST = 0.2  # share of all examples
 LABELLED = 0.1  # of the others

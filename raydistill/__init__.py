@@ -12,11 +12,11 @@ from raydistill.version import __version__
 
 if TYPE_CHECKING:
     from raydistill.classifier import DistilledClassifier
-    from raydistill.ensemble import solve_ensemble
-    from raydistill.exported import load_exported
-    from raydistill.groups import group_classes
-    from raydistill.loading import load_ensemble, load_student, load_teacher
-    from raydistill.losses import distillation_loss
+    from raydistill.deployment.exported import load_exported
+    from raydistill.deployment.loading import load_ensemble, load_student, load_teacher
+    from raydistill.method.ensemble import solve_ensemble
+    from raydistill.method.groups import group_classes
+    from raydistill.method.targets import SoftTargets
     from raydistill.parts import (
         choose_temperature,
         combine_teachers,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         train_specialist,
     )
     from raydistill.run import Run
-    from raydistill.targets import SoftTargets
+    from raydistill.training.losses import distillation_loss
 
 __all__ = [
     "DistilledClassifier",
@@ -51,18 +51,18 @@ __all__ = [
 _HOMES = {
     "DistilledClassifier": "classifier",
     "Run": "run",
-    "SoftTargets": "targets",
+    "SoftTargets": "method.targets",
     "choose_temperature": "parts",
     "combine_teachers": "parts",
     "confusion_affinity": "parts",
     "distil_student": "parts",
-    "distillation_loss": "losses",
-    "group_classes": "groups",
-    "load_ensemble": "loading",
-    "load_exported": "exported",
-    "load_student": "loading",
-    "load_teacher": "loading",
-    "solve_ensemble": "ensemble",
+    "distillation_loss": "training.losses",
+    "group_classes": "method.groups",
+    "load_ensemble": "deployment.loading",
+    "load_exported": "deployment.exported",
+    "load_student": "deployment.loading",
+    "load_teacher": "deployment.loading",
+    "solve_ensemble": "method.ensemble",
     "train_classifier": "parts",
     "train_specialist": "parts",
 }

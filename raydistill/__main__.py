@@ -1,5 +1,5 @@
 """`python -m raydistill`: the command line."""
 
-from raydistill.cli import main
+from raydistill.commands.cli import main
 
 raise SystemExit(main())

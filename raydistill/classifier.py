@@ -20,8 +20,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from raydistill.arguments import ModelLike, name_model, to_plain
 from raydistill.display import Silent
 from raydistill.errors import DataError
-from raydistill.files import Array
 from raydistill.run import PREDICT_ROWS, Run
+from raydistill.storage.files import Array
 
 LARGEST_SEED = 2**31 - 1
 

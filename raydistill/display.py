@@ -14,7 +14,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from raydistill.execution import JobEvent
+from raydistill.execution.jobs import JobEvent
 
 PLAIN_SECONDS = 10.0
 SHOWN_JOBS = 4  # of those that run, in a line

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from raydistill.display import JobBoard, Lines, format_seconds
-from raydistill.execution import JobEvent
+from raydistill.execution.jobs import JobEvent
 
 REFRESH_SECONDS = 0.25
 STYLE = "margin:0;background:none;border:none;padding:0;white-space:pre-wrap;font-size:90%"

@@ -19,8 +19,6 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from raydistill.batches import Batch, Batches, mix_seed
-from raydistill.confusion import Affinity, build_affinity, keep_probable, measure_confusion
 from raydistill.data.objects import to_array
 from raydistill.data.tensors import (
     ArrayLike,
@@ -33,16 +31,11 @@ from raydistill.data.tensors import (
     to_labels,
     to_logits,
 )
-from raydistill.ensemble import EnsembleSolution, choose_active, solve_ensemble
 from raydistill.errors import ConfigError, DataError
-from raydistill.execution import Trial
-from raydistill.files import Sparse
-from raydistill.forward import place_model
-from raydistill.losses import WithGradient
-from raydistill.network_settings import TrainingConfig
-from raydistill.scoring import Validate, score_labels
-from raydistill.sections import describe_validation_error
-from raydistill.specialists import (
+from raydistill.execution.jobs import Trial
+from raydistill.method.confusion import Affinity, build_affinity, keep_probable, measure_confusion
+from raydistill.method.ensemble import EnsembleSolution, choose_active, solve_ensemble
+from raydistill.method.specialists import (
     Dustbin,
     enriched_loss,
     prepare_dustbin,
@@ -51,10 +44,18 @@ from raydistill.specialists import (
     score_enriched,
     specialist_log_probs,
 )
+from raydistill.method.targets import SoftTargets
+from raydistill.settings.networks import TrainingConfig
+from raydistill.settings.sections import describe_validation_error
+from raydistill.storage.files import Sparse
 from raydistill.surroundings import kept_surroundings
-from raydistill.targets import SoftTargets
-from raydistill.training import Loss, batch_label_loss, train_model
-from raydistill.workers import device_of, unwrap
+from raydistill.training.batches import Batch, Batches
+from raydistill.training.forward import place_model
+from raydistill.training.loop import train_model
+from raydistill.training.losses import Loss, WithGradient, batch_label_loss
+from raydistill.training.scoring import Validate, score_labels
+from raydistill.training.seeds import mix_seed
+from raydistill.training.workers import device_of, unwrap
 
 History = list[dict[str, float]]
 """A record a pass: epoch, loss, valid_loss (nats), value (accuracy), learning_rate."""

@@ -15,23 +15,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydistill.architecture import (
+from raydistill.data.augment import check_augment
+from raydistill.data.sources import check_source, identify_source
+from raydistill.data.unlabeled import check_unlabeled, identify_unlabeled
+from raydistill.deployment.onnx_file import check_onnx
+from raydistill.display import Display
+from raydistill.errors import ConfigError
+from raydistill.execution.jobs import Executor
+from raydistill.method.confusion import MOST_PREDICTIONS
+from raydistill.networks.architecture import (
     check_files,
     generalist_architecture,
     identify_architecture,
     student_architecture,
 )
-from raydistill.config import Config
-from raydistill.confusion import MOST_PREDICTIONS
-from raydistill.data.augment import check_augment
-from raydistill.data.sources import check_source, identify_source
-from raydistill.data.unlabeled import check_unlabeled, identify_unlabeled
-from raydistill.display import Display
-from raydistill.errors import ConfigError
-from raydistill.execution import Executor
-from raydistill.onnx_file import check_onnx
 from raydistill.report import build_report
-from raydistill.run_folder import ORIGIN, RunFolder
+from raydistill.settings.config import Config
 from raydistill.stages.context import Context, Stage
 from raydistill.stages.data import prepare_data, split_data
 from raydistill.stages.fit import check_networks
@@ -51,6 +50,7 @@ from raydistill.stages.teacher import (
     select_transfer_rows,
 )
 from raydistill.stages.warm import check_warm
+from raydistill.storage.run_folder import ORIGIN, RunFolder
 
 PIPELINE = (
     Stage(ORIGIN, (), identify_origin, copy_origin),

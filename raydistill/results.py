@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydistill.run_folder import RunFolder
+from raydistill.storage.run_folder import RunFolder
 
 SHOWN_GROUPS = 40
 
@@ -21,7 +21,7 @@ class Plan:
     """
 
     def __init__(self, run: RunFolder) -> None:
-        from raydistill.launch import format_plan
+        from raydistill.commands.launch import format_plan
         from raydistill.stages.groups import describe_plan
 
         found = describe_plan(run)

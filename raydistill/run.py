@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydistill.arguments import ModelLike, gather_settings, to_plain
-from raydistill.config import Config, build_config
 from raydistill.errors import ConfigError, DataError, RunFolderError
-from raydistill.files import Array
-from raydistill.job import is_uri
 from raydistill.results import Plan, Report
-from raydistill.run_folder import STAGES, RunFolder
+from raydistill.settings.config import Config, build_config
+from raydistill.storage.files import Array
+from raydistill.storage.job import is_uri
+from raydistill.storage.run_folder import STAGES, RunFolder
 from raydistill.surroundings import kept_surroundings
 
 if TYPE_CHECKING:
@@ -116,14 +116,14 @@ class Run:
     @cached_property
     def student(self) -> nn.Module:
         """The student, in evaluation mode: batch (N, ...) in the stored type -> logits (N, K). Errors as report's."""
-        from raydistill.loading import load_student
+        from raydistill.deployment.loading import load_student
 
         return load_student(self.folder.location)
 
     @cached_property
     def teacher(self) -> Callable[[Tensor], Tensor]:
         """What taught the student: batch (N, ...) in the stored type -> log-probabilities (N, K)."""
-        from raydistill.loading import load_teacher
+        from raydistill.deployment.loading import load_teacher
 
         return load_teacher(self.folder.location)
 
@@ -159,7 +159,7 @@ class Run:
 
     def export(self, form: str = "safetensors", output: Path | str | None = None) -> Path:
         """Write the student as safetensors, pt2 or onnx; it is loaded again and compared. Returns the file."""
-        from raydistill.export import export_student
+        from raydistill.deployment.export import export_student
 
         target = Path(output) if output is not None else self.folder.path / "export" / f"student.{form}"
         with kept_surroundings():
@@ -189,7 +189,7 @@ class Run:
             self.__dict__.pop(name, None)
         with kept_surroundings():
             warnings.filterwarnings("ignore", message="IProgress not found")  # Optuna's bars, which are not shown
-            from raydistill.launch import launch
+            from raydistill.commands.launch import launch
 
             self.folder = launch(
                 self.config,

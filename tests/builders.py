@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from raydistill.config import Config, build_config
 from raydistill.data.arrays import Examples
 from raydistill.display import Silent
-from raydistill.in_process import InProcess
-from raydistill.network_settings import TrainingConfig
+from raydistill.execution.in_process import InProcess
 from raydistill.pipeline import run_pipeline
+from raydistill.settings.config import Config, build_config
+from raydistill.settings.networks import TrainingConfig
 
 QUICK = {
     "generalist": {"epochs": 4, "options": {"hidden": [24]}},

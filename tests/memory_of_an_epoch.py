@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raydistill.balance import Balance
-from raydistill.batches import Batches, repeat_rows
 from raydistill.data.arrays import Examples
-from raydistill.files import map_array
-from raydistill.orders import count_labels, order_by_weight
-from raydistill.specialists import Group
+from raydistill.method.specialists import Group
 from raydistill.stages.feeding import weigh_by_class
 from raydistill.stages.specialists import part_by_class, sample_by_class
 from raydistill.stages.student import soft_loss
+from raydistill.storage.files import map_array
+from raydistill.training.balance import Balance
+from raydistill.training.batches import Batches, repeat_rows
+from raydistill.training.orders import count_labels, order_by_weight
 
 CLASSES = 8
 

@@ -6,10 +6,15 @@ import pytest
 from builders import quick_config
 from pydantic import ValidationError
 
-from raydistill.architecture import find_folder, generalist_architecture, identify_architecture, student_architecture
-from raydistill.cli import read_settings
+from raydistill.commands.cli import read_settings
 from raydistill.errors import ConfigError, ModelError
-from raydistill.network_settings import ArchitectureConfig, read_statistics
+from raydistill.networks.architecture import (
+    find_folder,
+    generalist_architecture,
+    identify_architecture,
+    student_architecture,
+)
+from raydistill.settings.networks import ArchitectureConfig, read_statistics
 
 
 @pytest.mark.parametrize(

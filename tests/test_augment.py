@@ -9,19 +9,19 @@ from scipy.ndimage import map_coordinates
 from scipy.special import log_softmax
 
 import raydistill
-from raydistill.batches import Batch, Batches, shuffle_rows
 from raydistill.data import augment as module
 from raydistill.data.arrays import Examples, Normalisation, open_examples, read_transfer_rows
 from raydistill.data.augment import Augment, Draw, check_augment
 from raydistill.data.views import Views, count_views
 from raydistill.errors import ConfigError
-from raydistill.losses import label_loss
-from raydistill.mixup import mix_batch, mixed_loss
-from raydistill.network_settings import AUGMENTATIONS, StudentConfig, TrainingConfig
-from raydistill.scoring import score_labels
+from raydistill.settings.networks import AUGMENTATIONS, StudentConfig, TrainingConfig
 from raydistill.stages.feeding import build_change
 from raydistill.stages.teacher import build_views, open_targets
-from raydistill.training import batch_label_loss, copy_weights, train_model
+from raydistill.training.batches import Batch, Batches, shuffle_rows
+from raydistill.training.loop import copy_weights, train_model
+from raydistill.training.losses import batch_label_loss, label_loss
+from raydistill.training.mixup import mix_batch, mixed_loss
+from raydistill.training.scoring import score_labels
 
 NAMES = tuple(name for name in AUGMENTATIONS if name != "mixup")
 NORMALISATION = Normalisation(100.0, 50.0)

@@ -8,19 +8,18 @@ from scipy.special import log_softmax, softmax
 from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
-from raydistill.balance import Balance, balance_soft_loss, balanced_label_loss, read_balance, sample_by_weight
-from raydistill.batches import Batch
-from raydistill.config import BalanceConfig
 from raydistill.errors import DataError
-from raydistill.losses import distil, label_loss
-from raydistill.network_settings import SpecialistsConfig
+from raydistill.method.specialists import Group, balance_group, enriched_loss, soft_enriched_loss
 from raydistill.report import format_table, read_report
 from raydistill.report.shares import describe_shares, measure_distances
-from raydistill.scoring import score_labels
-from raydistill.specialists import Group, balance_group, enriched_loss, soft_enriched_loss
+from raydistill.settings.config import BalanceConfig
+from raydistill.settings.networks import SpecialistsConfig
 from raydistill.stages.feeding import sample_rows
 from raydistill.stages.specialists import sample_group
-from raydistill.training import batch_label_loss
+from raydistill.training.balance import Balance, balance_soft_loss, balanced_label_loss, read_balance, sample_by_weight
+from raydistill.training.batches import Batch
+from raydistill.training.losses import batch_label_loss, distil, label_loss
+from raydistill.training.scoring import score_labels
 
 COUNTS = np.array([900, 80, 15, 4, 1])
 SHARES = COUNTS / COUNTS.sum()

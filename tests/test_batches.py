@@ -4,7 +4,8 @@ import pytest
 import torch
 from builders import make_examples
 
-from raydistill.batches import Batches, choose_batch_size, mix_seed, shuffle_rows
+from raydistill.training.batches import Batches, choose_batch_size, shuffle_rows
+from raydistill.training.seeds import mix_seed
 
 EXAMPLES = make_examples()
 FIT = torch.arange(300)

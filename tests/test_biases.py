@@ -8,10 +8,10 @@ from scipy.special import log_softmax
 from torch import nn
 from torch.nn.functional import one_hot
 
-from raydistill.biases import RIDGE, apply_biases, find_scarce_classes, fit_biases
 from raydistill.data.arrays import Normalisation
 from raydistill.errors import ModelError
-from raydistill.models import build_model
+from raydistill.networks.models import build_model
+from raydistill.training.biases import RIDGE, apply_biases, find_scarce_classes, fit_biases
 
 
 def draw_calibrated(count=20_000, classes=10, features=8, distance=1.2, seed=0):

@@ -6,10 +6,10 @@ import shutil
 import pytest
 from builders import list_results, quick_config, run_quick
 
-from raydistill.boundary import check_links, stays_inside
+from raydistill.deployment.loading import load_student
 from raydistill.errors import RunFolderError
-from raydistill.loading import load_student
-from raydistill.run_folder import RunFolder
+from raydistill.storage.boundary import check_links, stays_inside
+from raydistill.storage.run_folder import RunFolder
 
 OUTSIDE = ["../x", "a/../../x", "/etc/passwd", "", ".", "..", "a\\..\\..\\x", "x\0"]
 

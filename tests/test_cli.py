@@ -10,12 +10,12 @@ import torch
 from builders import quick_config, run_quick
 from sklearn.datasets import load_digits
 
-from raydistill.cli import main
-from raydistill.config import Config
-from raydistill.flags import merge_settings, read_settings
-from raydistill.launch import format_plan
-from raydistill.loading import load_student
-from raydistill.sections import list_fields
+from raydistill.commands.cli import main
+from raydistill.commands.flags import merge_settings, read_settings
+from raydistill.commands.launch import format_plan
+from raydistill.deployment.loading import load_student
+from raydistill.settings.config import Config
+from raydistill.settings.sections import list_fields
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,12 @@
 
 import pytest
 
-from raydistill.cluster import ClusterConfig, NeedsConfig
-from raydistill.config import build_config
+from raydistill.commands.launch import open_executor
 from raydistill.errors import ConfigError
-from raydistill.launch import open_executor
-from raydistill.run_folder import RunFolder
+from raydistill.settings.cluster import ClusterConfig, NeedsConfig
+from raydistill.settings.config import build_config
 from raydistill.stages.roles import count_workers
+from raydistill.storage.run_folder import RunFolder
 
 BASE = {"data": "digits", "run_dir": "/tmp/x"}
 

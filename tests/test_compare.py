@@ -8,11 +8,11 @@ from builders import quick_config, run_quick
 from scipy.stats import binomtest
 from sklearn.datasets import load_digits
 
-from raydistill.cli import main
+from raydistill.commands.cli import main
 from raydistill.data.row_hashes import hash_rows
-from raydistill.files import read_array
 from raydistill.report import read_report
 from raydistill.report.side_by_side import compare_many, list_differences, match_tests
+from raydistill.storage.files import read_array
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from raydistill.cli import COMMANDS, build_parser, main
-from raydistill.completion_command import SHELLS, list_choices
-from raydistill.config import Config
+from raydistill.commands.cli import COMMANDS, build_parser, main
+from raydistill.commands.completion import SHELLS, list_choices
+from raydistill.settings.config import Config
 
 ASK = """
 source "$1"; shift

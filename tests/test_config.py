@@ -2,9 +2,9 @@
 
 import pytest
 
-from raydistill.config import Config, build_config
 from raydistill.errors import ConfigError
-from raydistill.sections import list_fields, read_config_file
+from raydistill.settings.config import Config, build_config
+from raydistill.settings.sections import list_fields, read_config_file
 
 BASE = {"data": "digits", "run_dir": "/tmp/x"}
 

@@ -8,8 +8,8 @@ import torch
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
-from raydistill.config import GroupingConfig
-from raydistill.confusion import (
+from raydistill.errors import ConfigError
+from raydistill.method.confusion import (
     MOST_DENSE_CLASSES,
     MOST_PREDICTIONS,
     build_affinity,
@@ -21,7 +21,7 @@ from raydistill.confusion import (
     measure_covariance,
     sum_confusions,
 )
-from raydistill.errors import ConfigError
+from raydistill.settings.config import GroupingConfig
 
 
 def draw(examples=9000, classes=7):

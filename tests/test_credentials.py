@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from builders import quick_config, run_quick
 
-from raydistill.cli import main
-from raydistill.config import build_config
-from raydistill.credentials import hide_credentials
+from raydistill.commands.cli import main
 from raydistill.errors import ConfigError
+from raydistill.settings.config import build_config
+from raydistill.settings.credentials import hide_credentials
 
 SECRET = "AKIAverysecret"
 WITH_SECRET = [

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from raydistill.display import JobBoard, Lines, Live, format_seconds
-from raydistill.execution import JobEvent
+from raydistill.execution.jobs import JobEvent
 
 
 class Clock:

@@ -29,11 +29,11 @@ from typing import Any
 
 import pytest
 
-from raydistill import cli
-from raydistill.config import Config
+from raydistill.commands import cli
+from raydistill.commands.flags import build_settings_parser
 from raydistill.errors import ConfigError
-from raydistill.flags import build_settings_parser
-from raydistill.sections import list_fields
+from raydistill.settings.config import Config
+from raydistill.settings.sections import list_fields
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from raydistill.cli import main
+from raydistill.commands.cli import main
+from raydistill.commands.doctor import examine, format_findings
 from raydistill.doctor import cluster, folder, machine, packages
 from raydistill.doctor.finding import Finding
-from raydistill.doctor_command import examine, format_findings
 
 
 def by_name(findings):
@@ -184,5 +184,5 @@ def test_failures_are_counted_and_the_remedies_told(tmp_path, monkeypatch, capsy
     text = format_findings(wrong, ".")
     assert "-> mend it" in text
     assert "1 of these would make a run fail" in text
-    monkeypatch.setattr("raydistill.doctor_command.examine", lambda *arguments: wrong)
+    monkeypatch.setattr("raydistill.commands.doctor.examine", lambda *arguments: wrong)
     assert main(["doctor"]) == 1

@@ -8,11 +8,11 @@ import pytest
 from builders import quick_config, run_quick
 from sklearn.datasets import load_digits
 
-from raydistill.cli import main
+from raydistill.commands.cli import main
+from raydistill.commands.dry_run import forecast_run
 from raydistill.display import Silent
-from raydistill.dry_run import forecast_run
 from raydistill.errors import ConfigError, DataError, RunFolderError, StorageError
-from raydistill.run_folder import RunFolder
+from raydistill.storage.run_folder import RunFolder
 
 QUICK = ["--cluster.backend", "none", "--generalist.epochs", "4", "--generalist.options", '{"hidden": [24]}']
 

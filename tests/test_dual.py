@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from raydistill.dual import Problem, certify_gap, solve_problem
+from raydistill.method.dual import Problem, certify_gap, solve_problem
 
 
 def draw_problem(seed, images=30, patterns=7, specialists=3, scale=2.0):

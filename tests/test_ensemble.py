@@ -9,9 +9,9 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 from torch.overrides import TorchFunctionMode
 
-from raydistill import patterns
-from raydistill.ensemble import MAX_ACTIVE, choose_active, solve_ensemble
-from raydistill.image_by_image import solve_rows
+from raydistill.method import patterns
+from raydistill.method.ensemble import MAX_ACTIVE, choose_active, solve_ensemble
+from raydistill.method.image_by_image import solve_rows
 
 
 @pytest.fixture(autouse=True)

@@ -10,14 +10,14 @@ import pytest
 import torch
 from builders import quick_config, run_quick
 
-from raydistill import export as module
-from raydistill.cli import main
+from raydistill.commands.cli import main
 from raydistill.data.arrays import open_examples, read_split
+from raydistill.deployment import export as module
+from raydistill.deployment.export import choose_inputs, compare, export_student, write_checked
+from raydistill.deployment.exported import load_exported
+from raydistill.deployment.loading import load_student
 from raydistill.errors import ConfigError, DataError, ModelError, RaydistillError
-from raydistill.export import choose_inputs, compare, export_student, write_checked
-from raydistill.exported import load_exported
-from raydistill.files import read_json
-from raydistill.loading import load_student
+from raydistill.storage.files import read_json
 
 CNN = {"epochs": 2, "model": "cnn", "options": {"channels": [4, 8], "hidden": 16}}
 SIZES = (1, 2, 7, 1000)

@@ -8,14 +8,15 @@ import torch
 from builders import settings
 from torch import nn
 
-from raydistill.batches import Batches, shuffle_rows
 from raydistill.data.arrays import Examples, Normalisation
 from raydistill.errors import ModelError
-from raydistill.files import read_tensors
-from raydistill.forward import place_model
-from raydistill.models import build_model
-from raydistill.scoring import score_labels
-from raydistill.training import batch_label_loss, copy_weights, train_model
+from raydistill.networks.models import build_model
+from raydistill.storage.files import read_tensors
+from raydistill.training.batches import Batches, shuffle_rows
+from raydistill.training.forward import place_model
+from raydistill.training.loop import copy_weights, train_model
+from raydistill.training.losses import batch_label_loss
+from raydistill.training.scoring import score_labels
 
 HAS_COMPILER = shutil.which(os.environ.get("CXX", "g++")) is not None
 CPU = torch.device("cpu")

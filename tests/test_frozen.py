@@ -5,12 +5,13 @@ import torch
 from builders import make_examples, settings
 from torch import nn
 
-from raydistill.batches import Batches, shuffle_rows
 from raydistill.errors import ModelError
-from raydistill.files import read_tensors
-from raydistill.frozen import freeze_parameters, rest_frozen, trained_state
-from raydistill.scoring import score_labels
-from raydistill.training import batch_label_loss, copy_weights, train_model
+from raydistill.networks.frozen import freeze_parameters, rest_frozen, trained_state
+from raydistill.storage.files import read_tensors
+from raydistill.training.batches import Batches, shuffle_rows
+from raydistill.training.loop import copy_weights, train_model
+from raydistill.training.losses import batch_label_loss
+from raydistill.training.scoring import score_labels
 
 CPU = torch.device("cpu")
 

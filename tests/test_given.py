@@ -5,15 +5,15 @@ import pytest
 import torch
 from builders import quick_config, run_quick, whole_config
 
+from raydistill.commands.launch import format_plan
 from raydistill.data.arrays import open_examples, read_split
+from raydistill.deployment.loading import load_ensemble
 from raydistill.display import Silent
 from raydistill.errors import ModelError
-from raydistill.files import read_json, read_tensors
-from raydistill.launch import format_plan
-from raydistill.loading import load_ensemble
-from raydistill.scoring import predict_logits
 from raydistill.stages.given import check_class_order
 from raydistill.stages.networks import build_generalist, load_weights
+from raydistill.storage.files import read_json, read_tensors
+from raydistill.training.scoring import predict_logits
 
 UNITS = {"options": {"hidden": [24]}}
 

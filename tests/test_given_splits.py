@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from raydistill.config import build_config
 from raydistill.data.sources import load_source
 from raydistill.errors import DataError
+from raydistill.settings.config import build_config
 
 NAMES = np.array(["train", "test", "tune"] * 20)
 X = np.arange(60, dtype=np.float32)[:, None]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from raydistill.confusion import build_affinity, keep_probable
 from raydistill.errors import ConfigError
-from raydistill.groups import (
+from raydistill.method.confusion import build_affinity, keep_probable
+from raydistill.method.groups import (
     check_group_count,
     choose_group_count,
     cluster_covariance,
@@ -20,7 +20,7 @@ from raydistill.groups import (
     measure_stability,
     name_group,
 )
-from raydistill.spectral import cluster_spectral
+from raydistill.method.spectral import cluster_spectral
 
 
 def plant(sizes, noise=0.02, seed=0):

@@ -10,23 +10,23 @@ from builders import Recorder, list_results, quick_config, run_quick
 from markupsafe import escape
 from sklearn.datasets import load_digits
 
-from raydistill.cli import main
+from raydistill.commands.cli import main
+from raydistill.commands.dry_run import forecast_run
+from raydistill.commands.flags import read_settings
+from raydistill.commands.launch import format_plan
 from raydistill.data.arrays import open_examples, read_split
+from raydistill.deployment.export import export_student
+from raydistill.deployment.loading import load_ensemble
 from raydistill.display import Silent
-from raydistill.dry_run import forecast_run
 from raydistill.errors import ConfigError, DataError, RunFolderError
-from raydistill.export import export_student
-from raydistill.files import read_array, read_json
-from raydistill.flags import read_settings
-from raydistill.launch import format_plan
-from raydistill.loading import load_ensemble
+from raydistill.method.specialists import Group, specialist_log_probs
 from raydistill.report import read_report
-from raydistill.run_folder import RunFolder
-from raydistill.scoring import predict_logits
-from raydistill.specialists import Group, specialist_log_probs
 from raydistill.stages.growth import list_changed_settings
 from raydistill.stages.origin import _find_known, _spread
 from raydistill.stages.warm import count_warm_passes, list_warm
+from raydistill.storage.files import read_array, read_json
+from raydistill.storage.run_folder import RunFolder
+from raydistill.training.scoring import predict_logits
 
 SETTINGS = {
     "specialists": {"groups": 4, "epochs": 2},

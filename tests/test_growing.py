@@ -6,11 +6,11 @@ import torch
 from scipy.special import log_softmax, softmax
 from torch import nn
 
-from raydistill.ensemble import choose_active, solve_ensemble
 from raydistill.errors import ModelError
-from raydistill.growing import grow_members, map_classes, map_weights, measure_change, measure_odds
-from raydistill.models import mlp
-from raydistill.specialists import Group, specialist_log_probs
+from raydistill.method.ensemble import choose_active, solve_ensemble
+from raydistill.method.growing import grow_members, map_classes, map_weights, measure_change, measure_odds
+from raydistill.method.specialists import Group, specialist_log_probs
+from raydistill.networks.models import mlp
 
 OLD, NEW = ("a", "b", "c", "d"), ("x", "d", "a", "c", "b")
 

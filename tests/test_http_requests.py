@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from raydistill.answerer import Answerer
 from raydistill.data.images import ImageForm
 from raydistill.data.new_images import NewImages
-from raydistill.http_requests import (
+from raydistill.deployment.answerer import Answerer
+from raydistill.deployment.http_requests import (
     BadRequest,
     answer_together,
     check_length,

@@ -8,10 +8,10 @@ import torch
 from builders import quick_config, run_quick
 
 from raydistill.data.arrays import Normalisation
+from raydistill.deployment.loading import load_student
 from raydistill.errors import ModelError
-from raydistill.files import read_json
-from raydistill.loading import load_student
-from raydistill.models import build_model, find_output_layer
+from raydistill.networks.models import build_model, find_output_layer
+from raydistill.storage.files import read_json
 
 transformers = pytest.importorskip("transformers")
 

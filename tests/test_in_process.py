@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from raydistill.execution import Beat, Job, JobEvent, JobFailed, SearchSpace, Trial, resolve_function
-from raydistill.in_process import InProcess
+from raydistill.execution.in_process import InProcess
+from raydistill.execution.jobs import Beat, Job, JobEvent, JobFailed, SearchSpace, Trial, resolve_function
 
 SPACE = SearchSpace(temperature=(1.0, 20.0), label_weight=(0.0, 0.5))
 
@@ -115,7 +115,7 @@ def test_train_runs_here_with_one_worker_only() -> None:
         InProcess().train(job, 2, ignore)
 
 
-@pytest.mark.parametrize("name", ["nothing", "raydistill.execution:absent", "absent.module:f", ":f"])
+@pytest.mark.parametrize("name", ["nothing", "raydistill.execution.jobs:absent", "absent.module:f", ":f"])
 def test_unknown_functions_are_named(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be imported"):
         resolve_function(name)

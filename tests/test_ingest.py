@@ -11,7 +11,8 @@ import pytest
 from builders import quick_config, run_quick
 from PIL import Image, ImageOps
 
-from raydistill.cli import main
+from raydistill.commands.cli import main
+from raydistill.commands.ingest import ingest
 from raydistill.data import ingest as blocks_module
 from raydistill.data.images import CorruptRecord, ImageForm, decode_image
 from raydistill.data.ingested import open_arrays
@@ -20,9 +21,8 @@ from raydistill.data.sources import check_source, identify_source
 from raydistill.data.wanted import Wanted
 from raydistill.display import Silent
 from raydistill.errors import ConfigError, DataError
-from raydistill.files import read_array, read_json
-from raydistill.image_settings import read_limit
-from raydistill.ingest_command import ingest
+from raydistill.settings.images import read_limit
+from raydistill.storage.files import read_array, read_json
 
 FORM = ImageForm(8, 3, "crop")
 
@@ -302,7 +302,7 @@ def test_a_kill_at_the_very_end_costs_no_decoding(tmp_path, monkeypatch, limit):
 
 
 def raise_on(name):
-    from raydistill.files import write_array
+    from raydistill.storage.files import write_array
 
     def write(path, array):
         if path.name == name:

@@ -8,7 +8,7 @@ from torch import nn
 
 from raydistill.data.arrays import Normalisation
 from raydistill.errors import ModelError
-from raydistill.inputs import (
+from raydistill.networks.inputs import (
     Body,
     Resize,
     check_input,

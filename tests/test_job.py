@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from processes import MARK, list_marked
 
-from raydistill.run_folder import STAGES, RunFolder
+from raydistill.storage.run_folder import STAGES, RunFolder
 
 REPOSITORY = Path(__file__).parent.parent
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]

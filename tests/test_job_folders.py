@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from builders import quick_config, run_quick
 
-from raydistill.cli import main
-from raydistill.flags import read_settings
-from raydistill.job import MARK, settle
+from raydistill.commands.cli import main
+from raydistill.commands.flags import read_settings
+from raydistill.storage.job import MARK, settle
 
 HOME = Path.home()
 

@@ -12,8 +12,8 @@ from scipy.special import log_softmax, softmax
 from raydistill.data.arrays import prepare_images, shift_images
 from raydistill.kernels import launch, numbers
 from raydistill.kernels.launch import compile_kernel, has_kernels
-from raydistill.losses import distil, label_loss
-from raydistill.targets import SoftTargets
+from raydistill.method.targets import SoftTargets
+from raydistill.training.losses import distil, label_loss
 
 CPU = torch.device("cpu")
 

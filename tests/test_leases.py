@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from raydistill.execution import Job, JobOutcome
-from raydistill.leases import Claim, WorkQueue
+from raydistill.execution.jobs import Job, JobOutcome
+from raydistill.execution.leases import Claim, WorkQueue
 
 
 def make_queue(*names: str, max_attempts: int = 3) -> WorkQueue:

@@ -12,12 +12,12 @@ import torch
 from builders import quick_config, run_quick
 
 from raydistill.data.arrays import Normalisation
+from raydistill.deployment.export import export_student
 from raydistill.errors import ModelError
-from raydistill.export import export_student
-from raydistill.files import read_json
-from raydistill.frozen import freeze_parameters
-from raydistill.libraries import as_statistics, import_library, split_options, tell_download
-from raydistill.models import build_model, find_output_layer, list_output_layers
+from raydistill.networks.frozen import freeze_parameters
+from raydistill.networks.libraries import as_statistics, import_library, split_options, tell_download
+from raydistill.networks.models import build_model, find_output_layer, list_output_layers
+from raydistill.storage.files import read_json
 
 TINY = {"channels": [4, 4, 8, 8], "stem_width": 4}  # of timm:resnet10t
 VIT = {"img_size": 8, "patch_size": 2, "embed_dim": 12, "depth": 2, "num_heads": 2}

@@ -6,7 +6,7 @@ import torch
 from scipy.special import log_softmax, softmax
 from torch.nn.functional import cross_entropy
 
-from raydistill.losses import distillation_loss, soften
+from raydistill.training.losses import distillation_loss, soften
 
 
 def draw(batch=7, classes=11, seed=0, scale=3.0):

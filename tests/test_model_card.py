@@ -5,11 +5,11 @@ import pytest
 from builders import quick_config, run_quick
 from huggingface_hub import ModelCard
 
-from raydistill.cli import main
-from raydistill.export import export_student
-from raydistill.files import read_json
-from raydistill.model_card import is_card, name_source
+from raydistill.commands.cli import main
+from raydistill.deployment.export import export_student
+from raydistill.deployment.model_card import is_card, name_source
 from raydistill.report.table import read_report
+from raydistill.storage.files import read_json
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from torch import nn
 
 from raydistill.data.arrays import Normalisation
 from raydistill.errors import ModelError
-from raydistill.inputs import Resize
-from raydistill.models import build_model, count_parameters, find_output_layer
+from raydistill.networks.inputs import Resize
+from raydistill.networks.models import build_model, count_parameters, find_output_layer
 
 
 def build(name, shape=(8, 8), classes=7, seed=0, **options):
@@ -24,7 +24,7 @@ def broken(input_shape, classes):
     return nn.Linear(3, classes)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "raydistill.models:mlp"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "raydistill.networks.models:mlp"])
 @pytest.mark.parametrize("shape", [(8, 8), (3, 8, 9), (8, 9, 3)])
 def test_stored_type_to_logits(name, shape):
     model = build(name, shape)
@@ -100,7 +100,7 @@ def test_parameters_that_are_shared_count_once():
     [
         ("resnet9000", (8, 8), {}, "'resnet9000' is not allowed"),
         ("no.such.module:build", (8, 8), {}, "not allowed"),
-        ("raydistill.models:none", (8, 8), {}, "not allowed"),
+        ("raydistill.networks.models:none", (8, 8), {}, "not allowed"),
         ("mlp", (8, 8), {"width": 3}, "does not take options"),
         ("cnn", (64,), {}, "needs images"),
         (f"{__name__}:narrow", (8, 8), {}, r"gives \(2, 6\).*each of 7 classes"),

@@ -10,19 +10,19 @@ import pytest
 from builders import Recorder, quick_config, run_quick
 from PIL import Image
 
-from raydistill.cli import main
-from raydistill.config import build_config
+from raydistill.commands.cli import main
 from raydistill.data import ingest as blocks_module
 from raydistill.data import ingestion
 from raydistill.data.arrays import read_split
 from raydistill.data.images import FormWish, ImageForm, decode_image, peek_images, settle_form
 from raydistill.display import Silent
 from raydistill.errors import ConfigError, DataError
-from raydistill.files import read_array, read_json
-from raydistill.in_process import InProcess
+from raydistill.execution.in_process import InProcess
 from raydistill.report.describe import describe_data
-from raydistill.run_folder import RunFolder
+from raydistill.settings.config import build_config
 from raydistill.stages.context import Context
+from raydistill.storage.files import read_array, read_json
+from raydistill.storage.run_folder import RunFolder
 
 
 def encode(pixels, kind="PNG"):

@@ -5,9 +5,9 @@ import pytest
 import torch
 from builders import quick_config
 
-from raydistill.files import write_array
-from raydistill.run_folder import RunFolder
 from raydistill.stages.networks import count_passes, train_once, write_network
+from raydistill.storage.files import write_array
+from raydistill.storage.run_folder import RunFolder
 
 UNSET = {"epochs": None}
 ROLES = ("generalist", "specialist", "student", "trial")

@@ -10,7 +10,7 @@ from PIL import Image
 from raydistill.data.images import CorruptRecord, ImageForm, decode_image
 from raydistill.data.new_images import NewImages, find_new_images, find_sides, read_new_images
 from raydistill.errors import DataError
-from raydistill.files import write_array, write_json
+from raydistill.storage.files import write_array, write_json
 
 
 def encode(pixels, form="PNG"):

@@ -1,6 +1,6 @@
 import raydistill.notebook
 from raydistill.display import open_display
-from raydistill.execution import JobEvent
+from raydistill.execution.jobs import JobEvent
 from raydistill.notebook import Notebook
 
 

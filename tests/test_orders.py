@@ -11,15 +11,15 @@ import pytest
 import torch
 from builders import run_quick, whole_config
 
-from raydistill import batches as module
-from raydistill import orders
-from raydistill.balance import Balance
-from raydistill.batches import Batches, repeat_rows, shuffle_rows
 from raydistill.data.arrays import Examples, open_examples, read_split
-from raydistill.files import read_json
-from raydistill.orders import count_labels, order_by_weight, order_enriched, order_rounds, sort_by_class
 from raydistill.stages.feeding import open_by_class, weigh_by_class, write_by_class
 from raydistill.stages.networks import read_training
+from raydistill.storage.files import read_json
+from raydistill.training import batches as module
+from raydistill.training import orders
+from raydistill.training.balance import Balance
+from raydistill.training.batches import Batches, repeat_rows, shuffle_rows
+from raydistill.training.orders import count_labels, order_by_weight, order_enriched, order_rounds, sort_by_class
 
 COUNTS = torch.tensor([50, 0, 7, 300, 1])
 SORTED = torch.arange(358) * 3 + 5  # by class
@@ -175,7 +175,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, kind):
 
 @pytest.mark.parametrize("sampling", ["natural", "sqrt"])
 def test_a_whole_run_of_computed_orders(tmp_path, monkeypatch, sampling):
-    for owner in ("orders", "batches", "data.views", "stages.feeding"):
+    for owner in ("training.orders", "training.batches", "data.views", "stages.feeding"):
         monkeypatch.setattr(f"raydistill.{owner}.LARGE", 50)
     config = whole_config(tmp_path / "run", balance={"prior": "equal", "sampling": sampling})
     run = run_quick(config)

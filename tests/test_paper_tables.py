@@ -8,8 +8,8 @@ import pytest
 from benchmarks.paper import many, mnist, pictures, results
 from benchmarks.paper.__main__ import TABLES
 from benchmarks.paper.runs import Run, vary
-from raydistill.config import build_config
-from raydistill.files import read_json
+from raydistill.settings.config import build_config
+from raydistill.storage.files import read_json
 
 
 class Captured(Exception):

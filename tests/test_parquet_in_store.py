@@ -12,16 +12,16 @@ from builders import Recorder, list_results, quick_config, run_quick
 from object_store import BUCKET, run_object_store
 from sklearn.datasets import load_digits
 
-from raydistill.cli import main
+from raydistill.commands.cli import main
+from raydistill.commands.ingest import ingest
 from raydistill.data import ingest as blocks_module
 from raydistill.data.images import ImageForm
-from raydistill.data.ingest import Wanted, open_source
 from raydistill.data.ingestion import run_here
 from raydistill.data.sources import check_source, identify_source
+from raydistill.data.wanted import Wanted, open_source
 from raydistill.display import Silent
 from raydistill.errors import ConfigError, DataError
-from raydistill.files import read_array
-from raydistill.ingest_command import ingest
+from raydistill.storage.files import read_array
 
 NAMES = ("x.npy", "y.npy", "classes.json", "parts.json", "checksums.npy", "corrupt.json")
 FORM = ImageForm(8, 1, "crop")

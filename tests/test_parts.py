@@ -12,8 +12,8 @@ from torch.nn.functional import log_softmax
 
 import raydistill
 from raydistill.errors import ConfigError, DataError
-from raydistill.specialists import Group
-from raydistill.teacher import Ensemble
+from raydistill.method.specialists import Group
+from raydistill.method.teacher import Ensemble
 
 EXAMPLES = Path(raydistill.__file__).parent.parent / "docs" / "examples"
 BLOBS = make_examples(count=600, classes=5)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import chi2_contingency, kstest
 
-from raydistill.permutation import permute
+from raydistill.training.permutation import permute
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 1000, 65_537, 99_991])

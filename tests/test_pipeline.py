@@ -19,10 +19,10 @@ from torch import nn
 import raydistill
 from raydistill.data.arrays import open_examples, read_split, read_transfer_rows
 from raydistill.errors import ConfigError, ModelError, RunFolderError
-from raydistill.files import read_json, read_tensors
-from raydistill.run_folder import STAGES, RunFolder
+from raydistill.method.targets import SoftTargets
 from raydistill.stages.teacher import build_views
-from raydistill.targets import SoftTargets
+from raydistill.storage.files import read_json, read_tensors
+from raydistill.storage.run_folder import STAGES, RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +255,7 @@ def test_misfits_are_told_before_training(tmp_path, changes, error, told):
 
 
 def test_a_covariance_of_too_many_classes_is_refused_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("raydistill.confusion.MOST_DENSE_CLASSES", 9)
+    monkeypatch.setattr("raydistill.method.confusion.MOST_DENSE_CLASSES", 9)
     with pytest.raises(ConfigError, match=r"grouping.method: 'kmeans' for 10 classes is not allowed"):
         run_quick(quick_config(tmp_path / "run", grouping={"method": "kmeans"}))
     assert set(RunFolder(tmp_path / "run").read_manifest()["stages"]) == {"data", "splits"}
@@ -264,7 +264,7 @@ def test_a_covariance_of_too_many_classes_is_refused_before_training(tmp_path, m
 KILLED_DRIVER = """
 import os, signal, sys, time
 from builders import run_quick, whole_config
-from raydistill import files
+from raydistill.storage import files
 stage, run_dir = sys.argv[1], sys.argv[2]
 replace, seen = os.replace, []
 def replace_then_maybe_die(source, target):

@@ -11,18 +11,18 @@ from builders import quick_config, run_quick
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from raydistill.cli import main
+from raydistill.commands.cli import main
+from raydistill.deployment.export import export_student
+from raydistill.deployment.loading import load_student, load_teacher
+from raydistill.deployment.predict import predict
 from raydistill.errors import ConfigError
-from raydistill.export import export_student
-from raydistill.files import write_mapped
-from raydistill.loading import load_student, load_teacher
-from raydistill.predict import predict
+from raydistill.storage.files import write_mapped
 
 X = load_digits().images.astype(np.uint8)
 MEMORY = """
 import sys
 from pathlib import Path
-from raydistill.predict import predict
+from raydistill.deployment.predict import predict
 predict(sys.argv[1], [sys.argv[2]], Path(sys.argv[3]))
 print(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1])
 """

@@ -57,7 +57,7 @@ def test_importing_the_package_loads_nothing_heavy():
 
 
 def test_importing_the_command_line_loads_nothing_heavy():
-    assert not {"torch", "ray", "sklearn"} & loaded_by("import raydistill.cli")
+    assert not {"torch", "ray", "sklearn"} & loaded_by("import raydistill.commands.cli")
 
 
 def test_no_module_outside_on_ray_loads_ray():

@@ -11,10 +11,10 @@ from builders import quick_config, run_quick
 from torch import nn
 
 from raydistill.data.arrays import Normalisation, open_examples, read_split
-from raydistill.export import export_student
-from raydistill.loading import load_student
-from raydistill.models import build_model
-from raydistill.quantise import choose_calibration, describe_cost, quantise
+from raydistill.deployment.export import export_student
+from raydistill.deployment.loading import load_student
+from raydistill.deployment.quantise import choose_calibration, describe_cost, quantise
+from raydistill.networks.models import build_model
 
 MODELS = {
     "mlp": ("mlp", {"hidden": [64, 64]}, (8, 8)),

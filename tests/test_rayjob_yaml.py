@@ -9,7 +9,7 @@ import ray
 import yaml
 from ray.runtime_env import RuntimeEnv
 
-from raydistill.flags import read_settings
+from raydistill.commands.flags import read_settings
 from raydistill.version import __version__
 
 HERE = Path(__file__).parent

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from raydistill import records as module
-from raydistill.answerer import Answerer, convert_rows
 from raydistill.data.images import ImageForm
 from raydistill.data.new_images import NewImages
+from raydistill.deployment import records as module
+from raydistill.deployment.answerer import Answerer, convert_rows
+from raydistill.deployment.records import open_records
 from raydistill.errors import DataError
-from raydistill.records import open_records
 
 SHAPE = (2, 3)
 

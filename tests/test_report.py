@@ -14,7 +14,6 @@ from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 
 from raydistill.data.arrays import open_examples, read_split
 from raydistill.errors import RunFolderError
-from raydistill.files import read_array, read_json, write_array, write_json
 from raydistill.report import compare_runs, format_table, read_report
 from raydistill.report.answers import Answers, join_answers, reduce_answers
 from raydistill.report.conclusions import conclude
@@ -27,7 +26,8 @@ from raydistill.report.metrics import (
 from raydistill.report.page import PageInputs, render_page
 from raydistill.report.timeline import read_timeline
 from raydistill.report.verdict import judge_run
-from raydistill.run_folder import STAGES, RunFolder
+from raydistill.storage.files import read_array, read_json, write_array, write_json
+from raydistill.storage.run_folder import STAGES, RunFolder
 
 MOST_BYTES = 5_000_000  # of a page
 KINDS = {

@@ -4,12 +4,12 @@ import onnxruntime
 import pytest
 from builders import quick_config, run_quick
 
-from raydistill import onnx_file
 from raydistill.data.arrays import open_examples, read_split
+from raydistill.deployment import onnx_file
+from raydistill.deployment.export import export_student
 from raydistill.errors import ConfigError
-from raydistill.export import export_student
-from raydistill.files import read_array
 from raydistill.report import format_table, read_report
+from raydistill.storage.files import read_array
 
 
 def test_its_cost_on_the_test_rows_is_in_the_report(tmp_path):

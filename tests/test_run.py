@@ -15,13 +15,13 @@ from builders import QUICK, Recorder
 from sklearn.datasets import load_digits
 
 import raydistill
-from raydistill.config import SearchConfig, build_config
+from raydistill.deployment.loading import load_student, load_teacher
 from raydistill.display import Silent
 from raydistill.errors import ConfigError, DataError, RunFolderError
-from raydistill.loading import load_student, load_teacher
-from raydistill.models import mlp
-from raydistill.network_settings import StudentConfig
+from raydistill.networks.models import mlp
 from raydistill.report import read_report
+from raydistill.settings.config import SearchConfig, build_config
+from raydistill.settings.networks import StudentConfig
 
 DIGITS = load_digits()
 X = DIGITS.images.astype(np.uint8)
@@ -174,7 +174,11 @@ def test_sections_may_be_objects_and_models_functions(tmp_path):
     run = raydistill.Run(
         "digits", run_dir=tmp_path, model=mlp, search=SearchConfig(trials=3), student=StudentConfig(model="cnn"), seed=4
     )
-    same = {"generalist": {"model": "raydistill.models:mlp"}, "search": {"trials": 3}, "student": {"model": "cnn"}}
+    same = {
+        "generalist": {"model": "raydistill.networks.models:mlp"},
+        "search": {"trials": 3},
+        "student": {"model": "cnn"},
+    }
     assert run.config == build_config({"data": "digits", "run_dir": str(tmp_path), "seed": 4, **same})
     named = raydistill.Run("digits", run_dir=tmp_path, model="cnn", student="mlp", generalist={"epochs": 2})
     assert (named.config.generalist.model, named.config.generalist.epochs) == ("cnn", 2)

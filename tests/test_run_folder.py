@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.sparse import random_array
 
-from raydistill.config import build_config
 from raydistill.errors import RunFolderError
-from raydistill.files import (
+from raydistill.settings.config import build_config
+from raydistill.storage.files import (
     map_array,
     read_json,
     read_sparse,
@@ -21,8 +21,8 @@ from raydistill.files import (
     write_mapped,
     write_sparse,
 )
-from raydistill.manifest import list_changes
-from raydistill.run_folder import ORIGIN, STAGES, RunFolder
+from raydistill.storage.manifest import list_changes
+from raydistill.storage.run_folder import ORIGIN, STAGES, RunFolder
 
 
 def make(tmp_path, **settings):
@@ -197,7 +197,7 @@ def test_a_file_is_no_run_folder(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from raydistill.run_folder import RunFolder
+from raydistill.storage.run_folder import RunFolder
 lock = RunFolder(Path(sys.argv[1])).acquire_lock()
 print("held", flush=True)
 time.sleep(60)

@@ -17,15 +17,15 @@ import torch
 from builders import run_quick, whole_config
 from sklearn.datasets import load_digits
 
-from raydistill.cli import main
+from raydistill.commands.cli import main
 from raydistill.data.sources import check_source
+from raydistill.deployment.loading import load_ensemble, load_student, load_teacher
+from raydistill.deployment.predict import predict_file
 from raydistill.errors import DataError, ModelError, RaydistillError
-from raydistill.files import hash_file
-from raydistill.loading import load_ensemble, load_student, load_teacher
-from raydistill.models import find_constructor
-from raydistill.predict import predict_file
+from raydistill.networks.models import find_constructor
 from raydistill.report import compare_runs
-from raydistill.run_folder import RunFolder
+from raydistill.storage.files import hash_file
+from raydistill.storage.run_folder import RunFolder
 
 
 class Bomb:

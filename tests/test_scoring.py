@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from raydistill.data.arrays import Examples, Normalisation
-from raydistill.models import build_model
-from raydistill.scoring import (
+from raydistill.networks.models import build_model
+from raydistill.training.scoring import (
     LARGEST_OUTPUT,
     limit_batch,
     predict_blocks,

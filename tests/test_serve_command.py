@@ -4,10 +4,11 @@ import socket
 
 import pytest
 
-from raydistill.answerer import Answerer
-from raydistill.cli import main
+from raydistill.commands.cli import main
+from raydistill.commands.serve import describe_server
+from raydistill.deployment.answerer import Answerer
+from raydistill.deployment.serve_settings import ServeSettings, check_settings, choose_port
 from raydistill.errors import ConfigError
-from raydistill.serve_command import ServeSettings, check_settings, choose_port, describe_server
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from raydistill.config import build_config
 from raydistill.data.sources import check_source, identify_source, load_source
 from raydistill.errors import DataError
+from raydistill.settings.config import build_config
 
 
 def load(data, tmp_path, **settings):

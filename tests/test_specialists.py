@@ -9,9 +9,7 @@ from builders import estimate_gradient, quick_config, run_quick
 from scipy.special import logsumexp, softmax
 from torch import nn
 
-from raydistill.batches import Batch
-from raydistill.network_settings import SpecialistsConfig
-from raydistill.specialists import (
+from raydistill.method.specialists import (
     Group,
     enriched_loss,
     prepare_dustbin,
@@ -21,9 +19,11 @@ from raydistill.specialists import (
     soft_enriched_loss,
     specialist_log_probs,
 )
+from raydistill.settings.networks import SpecialistsConfig
 from raydistill.stages import specialists as stage
 from raydistill.stages.networks import read_training
 from raydistill.stages.specialists import choose_shift, train_specialist
+from raydistill.training.batches import Batch
 
 MEMBERS = torch.tensor([1, 4, 5])
 REST = [0, 2, 3, 6]

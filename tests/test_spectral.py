@@ -8,9 +8,9 @@ from scipy.sparse import block_array, coo_array, csr_array, eye_array
 from sklearn.cluster import SpectralClustering
 from sklearn.metrics import adjusted_rand_score
 
-from raydistill.confusion import build_affinity
-from raydistill.groups import group_classes, measure_mass_covered
-from raydistill.spectral import FAINT, assign_groups, cluster_spectral, find_eigenvectors
+from raydistill.method.confusion import build_affinity
+from raydistill.method.groups import group_classes, measure_mass_covered
+from raydistill.method.spectral import FAINT, assign_groups, cluster_spectral, find_eigenvectors
 
 
 def draw_affinity(classes, groups, seed=0, pairs=40, inside=0.8):

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from builders import list_results, quick_config, run_quick
 
-from raydistill.cli import main
+from raydistill.commands.cli import main
+from raydistill.commands.flags import read_settings
 from raydistill.display import Silent
 from raydistill.errors import RunFolderError
-from raydistill.files import read_json, write_json
-from raydistill.flags import read_settings
-from raydistill.folders import list_files
-from raydistill.run_folder import RunFolder
+from raydistill.storage.files import read_json, write_json
+from raydistill.storage.folders import list_files
+from raydistill.storage.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

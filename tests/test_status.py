@@ -7,9 +7,9 @@ import sys
 import pytest
 from builders import quick_config, run_quick
 
-from raydistill.cli import main
-from raydistill.run_folder import RunFolder
-from raydistill.status_command import describe_status
+from raydistill.commands.cli import main
+from raydistill.commands.status import describe_status
+from raydistill.storage.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,14 @@ from builders import Recorder, list_results, quick_config, run_quick
 from object_store import BUCKET, run_object_store
 
 import raydistill
-from raydistill import storage, store_lock
-from raydistill.cli import main
+from raydistill.commands.cli import main
 from raydistill.data.arrays import open_examples
 from raydistill.errors import ConfigError, RunFolderError, StorageError
-from raydistill.run_folder import RunFolder
-from raydistill.storage import Mirror
-from raydistill.store_lock import StoreLock
+from raydistill.storage import mirror as storage
+from raydistill.storage import store_lock
+from raydistill.storage.mirror import Mirror
+from raydistill.storage.run_folder import RunFolder
+from raydistill.storage.store_lock import StoreLock
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def test_a_run_goes_on_on_another_node_where_it_was_killed(uri, on_node, expecte
     program = f"""
 import os, signal
 from builders import quick_config, run_quick
-from raydistill import training
+from raydistill.training import loop as training
 save, saved = training._save, []
 def die(path, *rest):
     save(path, *rest)
@@ -250,7 +251,9 @@ def test_uris_that_cannot_be(uri, told):
 
 
 def test_a_missing_package_is_named():
-    program = "import sys; sys.modules['s3fs'] = None; from raydistill.cli import main; sys.exit(main(sys.argv[1:]))"
+    program = (
+        "import sys; sys.modules['s3fs'] = None; from raydistill.commands.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", program, "status", "s3://bucket/run"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2

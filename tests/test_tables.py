@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.special import log_softmax
 
+from raydistill.deployment.records import Block
+from raydistill.deployment.tables import open_table
 from raydistill.errors import ConfigError
-from raydistill.records import Block
-from raydistill.tables import open_table
 
 NAMES = ("cat", "dog, big", "bird")
 LOG_PROBS = log_softmax(np.random.default_rng(0).normal(size=(7, 3)), axis=1).astype(np.float32)

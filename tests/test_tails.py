@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.special import log_softmax, logsumexp, softmax
 
-from raydistill.tails import CLOSE, TailBasis, choose_classes, count_components, find_largest, fit_tail
-from raydistill.targets import SoftTargets, TargetsWriter, measure_kl_lost
+from raydistill.method.tails import CLOSE, TailBasis, choose_classes, count_components, find_largest, fit_tail
+from raydistill.method.targets import SoftTargets, TargetsWriter, measure_kl_lost
 
 
 def draw(examples=200, classes=60, rank=6, noise=0.0, seed=3):

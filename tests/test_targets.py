@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from raydistill.losses import soften
-from raydistill.targets import SoftTargets, TargetsWriter, measure_kl_lost
+from raydistill.method.targets import SoftTargets, TargetsWriter, measure_kl_lost
+from raydistill.training.losses import soften
 
 
 def draw(examples=50, classes=40, scale=4.0):

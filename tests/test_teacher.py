@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from raydistill.specialists import Group
-from raydistill.teacher import Ensemble, SeedEnsemble, Teachers
+from raydistill.method.specialists import Group
+from raydistill.method.teacher import Ensemble, SeedEnsemble, Teachers
 
 CLASSES, FEATURES = 6, 4
 GROUPS = [[0, 1], [1, 2, 3], [3, 5]]  # class 4 is in none

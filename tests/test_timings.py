@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 import pytest
 
-from raydistill.execution import JobEvent
+from raydistill.execution.jobs import JobEvent
 from raydistill.stages import timings
 from raydistill.stages.timings import TrialTimes
 

@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from builders import quick_config, run_quick
 
-from raydistill.files import read_tensors
 from raydistill.stages.networks import is_trained, read_training
 from raydistill.stages.specialists import train_specialist
+from raydistill.storage.files import read_tensors
 
 
 def train_share(rank, world, store, run_dir, results):

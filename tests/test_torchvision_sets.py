@@ -8,6 +8,7 @@ import pytest
 from builders import quick_config, run_quick
 from PIL import Image
 
+from raydistill.commands.ingest import ingest
 from raydistill.data import torchvision_sets
 from raydistill.data.images import ImageForm
 from raydistill.data.ingested import open_arrays
@@ -16,8 +17,7 @@ from raydistill.data.torchvision_sets import default_root
 from raydistill.data.wanted import Wanted
 from raydistill.display import Silent
 from raydistill.errors import DataError
-from raydistill.files import read_array, read_json
-from raydistill.ingest_command import ingest
+from raydistill.storage.files import read_array, read_json
 
 
 def draw(part, count, size=8):

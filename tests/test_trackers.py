@@ -5,7 +5,7 @@ import json
 import pytest
 from tracked_runs import Notes, list_histories, track
 
-from raydistill.files import read_json
+from raydistill.storage.files import read_json
 from raydistill.tracking.points import NAMES
 
 ALL = ("tensorboard", "mlflow", "wandb")

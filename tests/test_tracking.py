@@ -8,9 +8,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tracked_runs import Notes, list_histories, track
 
 from raydistill.errors import ConfigError
-from raydistill.execution import JobEvent
-from raydistill.files import read_json
-from raydistill.run_folder import RunFolder
+from raydistill.execution.jobs import JobEvent
+from raydistill.storage.files import read_json
+from raydistill.storage.run_folder import RunFolder
 from raydistill.tracking import feed as feeds
 from raydistill.tracking import watch as watching
 from raydistill.tracking.feed import Feed, flatten

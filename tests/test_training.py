@@ -9,11 +9,12 @@ import torch.distributed as dist
 from builders import make_examples, settings
 from torch import nn
 
-from raydistill.batches import Batches, shuffle_rows
 from raydistill.data.arrays import Normalisation
-from raydistill.models import build_model
-from raydistill.scoring import Score, score_labels
-from raydistill.training import batch_label_loss, copy_weights, learning_rate_at, limit_norms, list_weights, train_model
+from raydistill.networks.models import build_model
+from raydistill.training.batches import Batches, shuffle_rows
+from raydistill.training.loop import copy_weights, learning_rate_at, limit_norms, list_weights, train_model
+from raydistill.training.losses import batch_label_loss
+from raydistill.training.scoring import Score, score_labels
 
 EXAMPLES = make_examples()
 FIT, HELD_OUT = torch.arange(300), torch.arange(300, 400)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from raydistill.config import TransferConfig
 from raydistill.data.transfer import choose_transfer_rows
 from raydistill.errors import ConfigError
+from raydistill.settings.config import TransferConfig
 
 NAMES = ("a", "b", "c")
 ROWS = torch.arange(100, 400)

@@ -7,19 +7,19 @@ from builders import quick_config, run_quick
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from raydistill.batches import repeat_rows, shuffle_rows
-from raydistill.biases import find_scarce_classes
-from raydistill.config import build_config
 from raydistill.data.arrays import open_examples, read_split, read_transfer_rows
 from raydistill.data.examples import Source
 from raydistill.data.images import ImageForm
 from raydistill.data.unlabeled import check_unlabeled, identify_unlabeled, load_unlabeled, open_images
 from raydistill.errors import DataError, ModelError
-from raydistill.files import read_json
 from raydistill.report import read_report
+from raydistill.settings.config import build_config
 from raydistill.stages import student
 from raydistill.stages.networks import count_passes
 from raydistill.stages.repair import count_classes
+from raydistill.storage.files import read_json
+from raydistill.training.batches import repeat_rows, shuffle_rows
+from raydistill.training.biases import find_scarce_classes
 
 DIGITS = load_digits()
 IMAGES, LABELS = DIGITS.images.astype(np.uint8), DIGITS.target

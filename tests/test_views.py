@@ -4,11 +4,11 @@ import pytest
 import torch
 from builders import make_examples
 
-from raydistill.batches import Batches, shuffle_rows
 from raydistill.data import views as views_module
 from raydistill.data.arrays import Examples, shift_images
 from raydistill.data.views import Views, count_views
 from raydistill.errors import ConfigError
+from raydistill.training.batches import Batches, shuffle_rows
 
 IMAGES = torch.randint(1, 255, (30, 6, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 ROWS = torch.tensor([7, 3, 29])

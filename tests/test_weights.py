@@ -9,9 +9,9 @@ from torch import nn
 
 from raydistill.data.arrays import Normalisation
 from raydistill.errors import ModelError
-from raydistill.files import write_tensors
-from raydistill.models import build_model
-from raydistill.weights import compare_weights, fill_network, find_prefix, read_weights
+from raydistill.networks.models import build_model
+from raydistill.networks.weights import compare_weights, fill_network, find_prefix, read_weights
+from raydistill.storage.files import write_tensors
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
 

@@ -2,8 +2,8 @@
 
 from builders import quick_config
 
+from raydistill.commands.launch import launch
 from raydistill.display import Silent
-from raydistill.launch import launch
 from raydistill.stages.networks import read_training
 
 

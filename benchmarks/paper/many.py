@@ -11,7 +11,7 @@ from benchmarks.paper.mnist import at_temperature
 from benchmarks.paper.pictures import draw_coverage, draw_folded
 from benchmarks.paper.results import Result, Row, accuracies, join_p, share_kept
 from benchmarks.paper.runs import Run, execute, open_run, read_reports, vary
-from raydistill.files import read_json
+from raydistill.storage.files import read_json
 
 KANJI: dict[str, Any] = {  # a generalist that underfits, as the paper's did after months of training
     "splits": {"confuse": 0.1, "tune": 0.05},

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.page import describe_making, replace_part
 from benchmarks.provenance import HERE, spread
-from raydistill.files import write_json
+from raydistill.storage.files import write_json
 
 RESULTS = HERE / "RESULTS.md"
 HEAD = """# The paper's tables

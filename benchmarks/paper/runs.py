@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 
-from raydistill.files import write_text
-from raydistill.flags import merge_settings
+from raydistill.commands.flags import merge_settings
 from raydistill.report import read_report
-from raydistill.run_folder import RunFolder
+from raydistill.storage.files import write_text
+from raydistill.storage.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from benchmarks.speed.search import measure_search
 from benchmarks.speed.solver import measure_solver
 from benchmarks.speed.stacked import measure_stacked
 from benchmarks.speed.training import measure_distillation, measure_steps
-from raydistill.files import read_json, write_json
+from raydistill.storage.files import read_json, write_json
 
 SPEED = HERE / "SPEED.md"
 FLOORS = Path(__file__).with_name("floors.json")

@@ -18,11 +18,11 @@ from benchmarks.speed.measure import Line, Part, Setup, Work, at_least, at_most,
 from benchmarks.speed.teachers import Answers, draw_answers
 from benchmarks.speed.trained import train_answers
 from benchmarks.speed.training import BATCH, bare_steps, make_examples, make_network
-from raydistill.config import TargetsConfig
-from raydistill.files import Array, write_aside
+from raydistill.method.tails import TailBasis, fit_tail
+from raydistill.method.targets import SoftTargets, TargetsWriter, measure_kl_lost
+from raydistill.settings.config import TargetsConfig
 from raydistill.stages.teacher import choose_tail_rank
-from raydistill.tails import TailBasis, fit_tail
-from raydistill.targets import SoftTargets, TargetsWriter, measure_kl_lost
+from raydistill.storage.files import Array, write_aside
 
 CLASSES = (523, 2965, 15_000)
 TEMPERATURES = (1.0, 2.0, 5.0, 20.0)

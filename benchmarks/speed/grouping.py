@@ -22,10 +22,10 @@ from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
 from benchmarks.speed.measure import Line, Part, Setup, Target, at_least, at_most
-from raydistill.confusion import build_affinity, keep_probable, sum_confusions
-from raydistill.files import Array
-from raydistill.groups import choose_group_count, grow_groups, measure_mass_covered
-from raydistill.spectral import FAINT, cluster_spectral
+from raydistill.method.confusion import build_affinity, keep_probable, sum_confusions
+from raydistill.method.groups import choose_group_count, grow_groups, measure_mass_covered
+from raydistill.method.spectral import FAINT, cluster_spectral
+from raydistill.storage.files import Array
 
 WIDTH = 64  # of the last layer
 RELATIVES = 12  # families of a planted group

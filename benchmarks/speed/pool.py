@@ -18,8 +18,8 @@ from benchmarks.pool import sum_cost
 from benchmarks.speed.measure import Line, Part, Setup, at_least, at_most
 from benchmarks.speed.training import BATCH, NORMALISATION, bare_steps
 from raydistill.data.arrays import Examples
-from raydistill.execution import Beat, Job
-from raydistill.models import build_model
+from raydistill.execution.jobs import Beat, Job
+from raydistill.networks.models import build_model
 from raydistill.on_ray.executor import RayExecutor
 
 JOBS, SECONDS = 61, 5.0

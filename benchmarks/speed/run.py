@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.provenance import HERE
 from benchmarks.speed.measure import Line, Part, Setup, at_most
-from raydistill.files import read_json
+from raydistill.storage.files import read_json
 
 FLAMES = HERE / "results" / "speed_run.svg"
 IMPORT = "import sys, raydistill; assert not {'torch', 'ray'} & set(sys.modules)"

@@ -16,11 +16,11 @@ import numpy as np
 
 from benchmarks.cpu_meter import CpuMeter
 from benchmarks.speed.measure import Line, Part, Setup, at_least, at_most
-from raydistill.config import build_config
+from raydistill.commands.launch import launch
 from raydistill.display import Silent
-from raydistill.execution import Beat, Executor, SearchSpace, Trial
-from raydistill.launch import launch
+from raydistill.execution.jobs import Beat, Executor, SearchSpace, Trial
 from raydistill.on_ray.executor import RayExecutor
+from raydistill.settings.config import build_config
 from raydistill.stages.student import choose_trial, train_trial
 
 SPACE = SearchSpace(temperature=(1.0, 10.0), label_weight=(0.0, 0.5))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from benchmarks.speed.measure import Line, Part, Setup, Work, at_least, at_most, divide, take_turns, wait
-from raydistill.ensemble import choose_active, solve_ensemble
+from raydistill.method.ensemble import choose_active, solve_ensemble
 
 GROUPS, MOST_ACTIVE = 61, 8
 EXCESS = 1e-4  # nats, of gradient descent

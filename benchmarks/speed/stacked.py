@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.speed.measure import Line, Part, Setup, Work, divide, take_turns
 from benchmarks.speed.training import NORMALISATION
-from raydistill.models import build_model
+from raydistill.networks.models import build_model
 
 BATCH = 256
 CASES = (  # network, shape of an image, classes, hidden units

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from raydistill.ensemble import choose_active, solve_ensemble
-from raydistill.specialists import Group, specialist_log_probs
-from raydistill.teacher import average_log_probs
+from raydistill.method.ensemble import choose_active, solve_ensemble
+from raydistill.method.specialists import Group, specialist_log_probs
+from raydistill.method.teacher import average_log_probs
 
 UNITS = 192
 CALIBRATED = 256  # images

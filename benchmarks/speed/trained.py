@@ -20,16 +20,17 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from benchmarks.speed.teachers import UNITS, Answers, ask_group, combine, tell
-from raydistill.batches import Batches, Sampler, shuffle_rows
 from raydistill.data.arrays import Examples, Normalisation
-from raydistill.ensemble import choose_active
-from raydistill.files import read_array, read_tensors, write_array, write_tensors
-from raydistill.models import build_model
-from raydistill.network_settings import SpecialistsConfig, TrainingConfig
-from raydistill.scoring import Score, predict_logits
-from raydistill.specialists import Group, enriched_loss, sample_enriched
+from raydistill.method.ensemble import choose_active
+from raydistill.method.specialists import Group, enriched_loss, sample_enriched
+from raydistill.networks.models import build_model
+from raydistill.settings.networks import SpecialistsConfig, TrainingConfig
 from raydistill.stages.specialists import choose_shift, part_rows
-from raydistill.training import Loss, batch_label_loss, train_model
+from raydistill.storage.files import read_array, read_tensors, write_array, write_tensors
+from raydistill.training.batches import Batches, Sampler, shuffle_rows
+from raydistill.training.loop import train_model
+from raydistill.training.losses import Loss, batch_label_loss
+from raydistill.training.scoring import Score, predict_logits
 
 GROUPS, GROUP_SIZE = 4, 260  # of the specialists
 PASSES, SECOND_PASSES, SPECIALIST_PASSES = 4, 2, 6

@@ -17,17 +17,18 @@ from torch.nn.functional import cross_entropy, log_softmax, softmax
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.speed.measure import Line, Part, Setup, Target, Work, at_least, divide, take_turns, wait
-from raydistill.batches import Batches, shuffle_rows
 from raydistill.data.arrays import Examples, Normalisation
 from raydistill.data.views import Views
-from raydistill.models import build_model
-from raydistill.network_settings import TrainingConfig
-from raydistill.scoring import Score, predict_logits
-from raydistill.specialists import Group, enriched_loss, sample_enriched
+from raydistill.method.specialists import Group, enriched_loss, sample_enriched
+from raydistill.method.targets import SoftTargets, TargetsWriter
+from raydistill.method.teacher import average_log_probs
+from raydistill.networks.models import build_model
+from raydistill.settings.networks import TrainingConfig
 from raydistill.stages.student import soft_loss
-from raydistill.targets import SoftTargets, TargetsWriter
-from raydistill.teacher import average_log_probs
-from raydistill.training import Loss, batch_label_loss, train_model
+from raydistill.training.batches import Batches, shuffle_rows
+from raydistill.training.loop import train_model
+from raydistill.training.losses import Loss, batch_label_loss
+from raydistill.training.scoring import Score, predict_logits
 
 BATCH = 256
 SHAPE = (28, 28)

@@ -55,7 +55,7 @@ def main() -> None:
     """Run, then write."""
     sampler = Sampler()
     out, arguments = Path(sys.argv[1]), sys.argv[2:]
-    from raydistill.cli import main as run_cli
+    from raydistill.commands.cli import main as run_cli
 
     code = run_cli(arguments)
     sampler.stop()

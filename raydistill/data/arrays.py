@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from raydistill.files import map_array, read_json
 from raydistill.kernels.images import take_shifted
-from raydistill.run_folder import RunFolder
+from raydistill.storage.files import map_array, read_json
+from raydistill.storage.run_folder import RunFolder
 
 BLOCK_VALUES = 1 << 24  # float64 values in memory at once while measuring
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from raydistill.batches import mix_seed
 from raydistill.data.arrays import Normalisation, as_channels_first
 from raydistill.errors import ConfigError
-from raydistill.permutation import GOLDEN, scramble, shift_right
+from raydistill.training.permutation import GOLDEN, scramble, shift_right
+from raydistill.training.seeds import mix_seed
 
 FOR_IMAGES = ("flip", "crop", "rotate", "colour", "erase")
 SMALLEST_CROP = 0.75  # side of what is kept, of the image's

@@ -27,7 +27,7 @@ from raydistill.data.images import (
 from raydistill.data.ingest_errors import IngestError
 from raydistill.data.labels import FEWEST_CLASSES
 from raydistill.data.splits import SPLIT_NAMES
-from raydistill.files import Array
+from raydistill.storage.files import Array
 
 PARTS = tuple(name for name in SPLIT_NAMES if name != "fit")
 """Names of folders, files and splits that say what examples are for; where there is no train, all are for training."""

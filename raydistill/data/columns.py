@@ -26,7 +26,7 @@ from raydistill.data.images import (
 )
 from raydistill.data.ingest_errors import IngestError, Setting
 from raydistill.errors import DataError
-from raydistill.files import Array
+from raydistill.storage.files import Array
 
 LABEL_COLUMNS = ("label", "labels", "class", "target", "y")
 

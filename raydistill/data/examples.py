@@ -15,7 +15,7 @@ import numpy as np
 from raydistill.data.images import ImageForm
 from raydistill.data.labels import check_classes, check_labels
 from raydistill.errors import DataError
-from raydistill.files import Array
+from raydistill.storage.files import Array
 
 BLOCK_VALUES = 1 << 22  # numbers that are checked at once
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from raydistill.data.examples import Source
 from raydistill.data.splits import SPLIT_NAMES, TEST, check_apart, number_splits
 from raydistill.errors import DataError
-from raydistill.files import Array
+from raydistill.storage.files import Array
 
 
 def take_splits(source: Source, names: Array, column: str, keep_apart: str | None) -> Source:

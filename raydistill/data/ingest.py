@@ -30,7 +30,7 @@ import numpy as np
 from raydistill.data.catalogue import Catalogue, Reader, Rows
 from raydistill.data.ingest_errors import IngestError
 from raydistill.data.wanted import Wanted
-from raydistill.files import hash_json, read_json, write_json
+from raydistill.storage.files import hash_json, read_json, write_json
 
 BLOCK_ROWS, BLOCK_BYTES = 512, 1 << 26  # of a block at most
 

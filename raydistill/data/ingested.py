@@ -23,7 +23,7 @@ from raydistill.data.ingest import Block, Tally, Work, count_block_rows
 from raydistill.data.splits import TEST
 from raydistill.data.wanted import Wanted
 from raydistill.errors import DataError
-from raydistill.files import (
+from raydistill.storage.files import (
     Array,
     hash_file,
     hash_json,
@@ -34,7 +34,7 @@ from raydistill.files import (
     write_json,
     write_rows,
 )
-from raydistill.folders import remove
+from raydistill.storage.folders import remove
 
 FORMAT = 1
 FILES = ("x.npy", "y.npy", "classes.json", "parts.json", "corrupt.json", "checksums.npy")

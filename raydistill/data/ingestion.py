@@ -20,7 +20,7 @@ from raydistill.data.ingested import FILES, OPTIONAL, finish_arrays, hash_blocks
 from raydistill.data.names import is_remote, parse_name
 from raydistill.data.wanted import Wanted, open_source
 from raydistill.errors import DataError
-from raydistill.folders import remove
+from raydistill.storage.folders import remove
 
 OURS = {".lock", "work", *FILES, *OPTIONAL}
 

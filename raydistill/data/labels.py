@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from raydistill.errors import DataError
-from raydistill.files import Array
+from raydistill.storage.files import Array
 
 FEWEST_CLASSES = 3  # of two, no group could be confused more than another
 

@@ -13,9 +13,9 @@ from urllib.parse import unquote
 
 from raydistill.data.ingest_errors import IngestError
 from raydistill.errors import DataError
-from raydistill.files import hash_json
-from raydistill.job import is_uri
-from raydistill.storage import check_uri
+from raydistill.storage.files import hash_json
+from raydistill.storage.job import is_uri
+from raydistill.storage.mirror import check_uri
 
 INGESTED = ("images", "parquet", "hf", "torchvision")
 """Kinds whose records are decoded, a block at a time, by the machinery of `raydistill ingest`."""

@@ -15,8 +15,8 @@ from PIL import Image
 from raydistill.data.arrays import Examples, read_split
 from raydistill.data.images import ImageForm, decode_image
 from raydistill.errors import DataError
-from raydistill.files import Array, read_json
-from raydistill.run_folder import RunFolder
+from raydistill.storage.files import Array, read_json
+from raydistill.storage.run_folder import RunFolder
 
 CHANNELS = (1, 3)  # of an image file that is decoded
 SAMPLED = 512  # fit rows whose range of numbers is looked at

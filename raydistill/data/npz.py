@@ -18,7 +18,7 @@ from raydistill.data.examples import Source
 from raydistill.data.given import take_splits
 from raydistill.data.labels import index_labels, list_names
 from raydistill.errors import DataError, describe_in_line
-from raydistill.files import Array
+from raydistill.storage.files import Array
 
 PARTS = ("x_train", "y_train", "x_test", "y_test", "class_names", "x_unlabeled")  # arrays that raydistill knows
 READ_ERRORS = (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)

@@ -17,7 +17,7 @@ import numpy as np
 from raydistill.data.columns import LABEL_COLUMNS
 from raydistill.data.labels import list_names
 from raydistill.errors import DataError
-from raydistill.files import Array
+from raydistill.storage.files import Array
 
 Blocks = Callable[[], Iterator[tuple[Array, Array]]]
 """Examples (n, ...) and labels (n,) of a part, a block at a time, in order; called once."""

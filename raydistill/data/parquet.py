@@ -23,8 +23,8 @@ from raydistill.data.ingest_errors import IngestError
 from raydistill.data.parquet_files import find_files, open_file
 from raydistill.data.table import list_read, make_catalogue
 from raydistill.errors import RaydistillError
-from raydistill.job import is_uri
-from raydistill.storage import describe
+from raydistill.storage.job import is_uri
+from raydistill.storage.mirror import describe
 
 BATCH_ROWS = 64  # read at once: of large photographs, some 30 MB
 STREAM_BYTES = 1 << 20

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from raydistill.data.catalogue import PARTS
 from raydistill.data.ingest_errors import IngestError
-from raydistill.job import is_uri
-from raydistill.storage import describe, describe_state, open_store
+from raydistill.storage.job import is_uri
+from raydistill.storage.mirror import describe, describe_state, open_store
 
 SUFFIX = ".parquet"
 PART = re.compile(r"(train|test)|(confuse|tune|validation|valid|val)(?![a-z])")

@@ -9,7 +9,7 @@ import hashlib
 
 import numpy as np
 
-from raydistill.files import Array
+from raydistill.storage.files import Array
 
 
 def hash_rows(x: Array, rows: Array) -> Array:

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from raydistill.config import Config
 from raydistill.data.examples import Source, check_examples
 from raydistill.data.ingested import check_arrays, identify_arrays, open_arrays
 from raydistill.data.labels import index_labels
 from raydistill.data.names import INGESTED, check_named, stamp_source, suggest_name
 from raydistill.data.npz import check_npz, read_npz
 from raydistill.errors import DataError, describe_in_line
-from raydistill.files import hash_file, read_json
+from raydistill.settings.config import Config
+from raydistill.storage.files import hash_file, read_json
 
 Map = Callable[..., list[Any]]
 """As `Executor.map`: a function, the items, and a callback for (done, total)."""

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from raydistill.errors import DataError
-from raydistill.files import Array
+from raydistill.storage.files import Array
 from raydistill.words import list_some
 
 SPLITS = ("fit", "confuse", "tune", "test")

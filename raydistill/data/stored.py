@@ -22,7 +22,7 @@ from raydistill.data.ingested import check_arrays, finish_folder, identify_array
 from raydistill.data.labels import check_classes, index_labels
 from raydistill.data.objects import Blocks, Given, read_object
 from raydistill.errors import DataError, DiskFullError
-from raydistill.files import FULL, Array, describe_full, hash_json, write_array, write_json
+from raydistill.storage.files import FULL, Array, describe_full, hash_json, write_array, write_json
 
 NAME_DIGITS = 16
 

@@ -18,7 +18,7 @@ from raydistill.data.columns import Part, Values, name_row
 from raydistill.data.labels import check_classes, index_labels
 from raydistill.data.splits import FIT, SPLIT_NAMES, check_apart, number_splits
 from raydistill.errors import DataError
-from raydistill.files import Array
+from raydistill.storage.files import Array
 
 
 def list_read(columns: Columns) -> list[str]:

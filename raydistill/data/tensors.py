@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydistill.batches import Sampler, shuffle_rows
 from raydistill.data.arrays import Examples
 from raydistill.data.labels import check_labels
 from raydistill.data.objects import to_array
 from raydistill.data.stored import choose_type
 from raydistill.errors import DataError
-from raydistill.files import Array
-from raydistill.specialists import Dustbin, Group
+from raydistill.method.specialists import Dustbin, Group
+from raydistill.storage.files import Array
+from raydistill.training.batches import Sampler, shuffle_rows
 
 ArrayLike = Any
 """A NumPy array, a tensor, or nested lists of numbers."""

@@ -26,7 +26,7 @@ from raydistill.data.labels import check_classes, index_labels
 from raydistill.data.names import Named
 from raydistill.data.splits import FIT, SPLIT_NAMES
 from raydistill.errors import DataError, describe_in_line
-from raydistill.files import Array, hash_json
+from raydistill.storage.files import Array, hash_json
 
 WAYS = {"train": ("train", "trainval"), "validation": ("val", "valid"), "test": ("test",)}
 """What the argument `split` of a data set's class may be called, for each part; the first that it takes counts."""

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from raydistill.config import TransferConfig
 from raydistill.errors import ConfigError
+from raydistill.settings.config import TransferConfig
 
 
 def choose_transfer_rows(

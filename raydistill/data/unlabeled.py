@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from raydistill.config import Config
 from raydistill.data.catalogue import SUFFIXES
 from raydistill.data.examples import Source, check_beside
 from raydistill.data.images import CorruptRecord, ImageForm, decode_image
 from raydistill.data.ingested import check_arrays, identify_arrays, open_arrays
 from raydistill.data.npz import READ_ERRORS
 from raydistill.errors import DataError, describe_in_line
-from raydistill.files import Array, hash_file, hash_json
+from raydistill.settings.config import Config
+from raydistill.storage.files import Array, hash_file, hash_json
 
 FIELD = "transfer.unlabeled"
 FORMS = "npz:PATH, arrays:DIR or images:FOLDER"

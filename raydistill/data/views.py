@@ -16,8 +16,8 @@ from torch import Tensor
 
 from raydistill.data.arrays import prepare_images
 from raydistill.errors import ConfigError
-from raydistill.orders import LARGE
-from raydistill.permutation import permute, scramble
+from raydistill.training.orders import LARGE
+from raydistill.training.permutation import permute, scramble
 
 if TYPE_CHECKING:
     from raydistill.data.augment import Augment

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from raydistill.credentials import hide_credentials
 from raydistill.doctor.finding import Finding, Status
+from raydistill.settings.credentials import hide_credentials
 
 ASK_SECONDS = 8.0
 SHARED_MEMORY = Path("/dev/shm")

@@ -19,11 +19,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from raydistill.credentials import hide_credentials
 from raydistill.doctor.finding import Finding, Status
 from raydistill.errors import RaydistillError, describe_in_line
-from raydistill.job import is_uri
-from raydistill.storage import cache_folder, open_store
+from raydistill.settings.credentials import hide_credentials
+from raydistill.storage.job import is_uri
+from raydistill.storage.mirror import cache_folder, open_store
 
 GIGABYTE = 1e9
 LITTLE_ROOM, NO_ROOM = 5.0, 0.2  # GB

@@ -20,11 +20,10 @@ from typing import Any
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from raydistill.cluster import ClusterConfig, NeedsConfig
 from raydistill.data.ingest import Block, Mark, Work
 from raydistill.data.ingestion import run_here
-from raydistill.execution import Item, Job, JobEvent, JobOutcome, Role, SearchSpace, Trial, Value
-from raydistill.in_process import InProcess
+from raydistill.execution.in_process import InProcess
+from raydistill.execution.jobs import Item, Job, JobEvent, JobOutcome, Role, SearchSpace, Trial, Value
 from raydistill.on_ray.pool import PoolOptions, run_pool
 from raydistill.on_ray.resources import (
     count_slots,
@@ -36,6 +35,7 @@ from raydistill.on_ray.resources import (
     to_resources,
 )
 from raydistill.on_ray.session import RaySession, finds_cluster, start_ray
+from raydistill.settings.cluster import ClusterConfig, NeedsConfig
 
 LEASE_SECONDS = 600.0  # longer than anything that is silent: the first import, a validation, a slow file system
 NODE_SECONDS = 600.0  # a cloud needs minutes for its first node

@@ -10,7 +10,7 @@ import ray.data
 from raydistill.data.columns import LABEL_COLUMNS
 from raydistill.data.objects import to_array
 from raydistill.errors import DataError
-from raydistill.files import Array
+from raydistill.storage.files import Array
 
 BLOCK_ROWS = 512
 X_COLUMNS = ("x", "image", "features")

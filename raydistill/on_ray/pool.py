@@ -23,7 +23,7 @@ from ray.train import FailureConfig, RunConfig
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from raydistill.execution import Job, JobEvent, JobOutcome, report_failures
+from raydistill.execution.jobs import Job, JobEvent, JobOutcome, report_failures
 from raydistill.on_ray.pool_trainer import RESIZE_SECONDS, IndependentConfig, PoolTrainer
 from raydistill.on_ray.queue import MAX_ATTEMPTS, start_queue
 from raydistill.on_ray.worker import work

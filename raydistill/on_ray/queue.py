@@ -1,4 +1,4 @@
-"""The work queue as an actor: raydistill.leases with a clock. It imports little, so that its process starts quickly."""
+"""The work queue as an actor: execution/leases.py with a clock. It imports little, so that it starts quickly."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import ray
 
-from raydistill.execution import Failure, Job, JobEvent, JobOutcome
-from raydistill.leases import Claim, WorkQueue
+from raydistill.execution.jobs import Failure, Job, JobEvent, JobOutcome
+from raydistill.execution.leases import Claim, WorkQueue
 
 MAX_ATTEMPTS = 3
 HEAR_SECONDS = 3.0  # in which every worker has beaten; it does so once a second

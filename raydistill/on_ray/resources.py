@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import ray
 
-from raydistill.cluster import WORKERS, ClusterConfig, NeedsConfig
 from raydistill.errors import ConfigError
-from raydistill.execution import Role
+from raydistill.execution.jobs import Role
+from raydistill.settings.cluster import WORKERS, ClusterConfig, NeedsConfig
 
 Room = Mapping[str, float]
 """What a node has, in Ray's words."""

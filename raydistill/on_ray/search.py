@@ -23,7 +23,8 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from raydistill.errors import StorageError
-from raydistill.execution import (
+from raydistill.execution.in_process import search_distributions
+from raydistill.execution.jobs import (
     Failure,
     JobEvent,
     JobFailed,
@@ -34,9 +35,8 @@ from raydistill.execution import (
     report_failures,
     resolve_function,
 )
-from raydistill.folders import publish, remove
-from raydistill.in_process import search_distributions
 from raydistill.on_ray.pool import PoolOptions
+from raydistill.storage.folders import publish, remove
 
 TRIAL_RETRIES = 2
 EXPERIMENT = "search"  # its folder, in the scratch folder

@@ -18,10 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from raydistill.answerer import open_answerer
-from raydistill.errors import ConfigError, describe_in_line
-from raydistill.files import Array
-from raydistill.http_requests import (
+from raydistill.deployment.answerer import open_answerer
+from raydistill.deployment.http_requests import (
     BadRequest,
     answer_together,
     check_length,
@@ -29,8 +27,10 @@ from raydistill.http_requests import (
     describe_model,
     read_question,
 )
+from raydistill.deployment.serve_settings import ServeSettings, choose_port
+from raydistill.errors import ConfigError, describe_in_line
 from raydistill.on_ray.session import finds_cluster, start_ray
-from raydistill.serve_command import ServeSettings, choose_port
+from raydistill.storage.files import Array
 
 with warnings.catch_warnings():  # of pydantic, about Ray's own schemas
     warnings.simplefilter("ignore")

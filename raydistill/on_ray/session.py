@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from raydistill.errors import ConfigError
-from raydistill.termination import exit_on_sigterm
+from raydistill.execution.termination import exit_on_sigterm
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",

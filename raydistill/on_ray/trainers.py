@@ -19,8 +19,8 @@ import ray.train
 import torch.distributed as dist
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 
-from raydistill.execution import Job, JobEvent, JobOutcome, describe_error, is_final, run_job
-from raydistill.leases import Claim
+from raydistill.execution.jobs import Job, JobEvent, JobOutcome, describe_error, is_final, run_job
+from raydistill.execution.leases import Claim
 from raydistill.on_ray.claims import BriefTorchTrainer
 from raydistill.on_ray.pool import PoolOptions, run_trainers
 from raydistill.on_ray.queue import MAX_ATTEMPTS

@@ -19,7 +19,7 @@ from typing import Any
 
 import ray.train
 
-from raydistill.execution import Job, LeaseLost, describe_error, is_final, run_job
+from raydistill.execution.jobs import Job, LeaseLost, describe_error, is_final, run_job
 from raydistill.on_ray.queue import Clock
 
 BEAT_SECONDS = 1.0

@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from raydistill.config import Config
 from raydistill.data.arrays import read_split
-from raydistill.files import read_array, read_json, write_array, write_json, write_text
 from raydistill.report.answers import Answers
 from raydistill.report.calibration import measure_reliability
 from raydistill.report.changes import count_errors_inside
@@ -37,10 +35,12 @@ from raydistill.report.page import PageInputs, render_page
 from raydistill.report.serving import describe_device
 from raydistill.report.timeline import measure_use, read_timeline
 from raydistill.report.verdict import judge_run
+from raydistill.settings.config import Config
 from raydistill.stages.context import Context
 from raydistill.stages.groups import list_trained
 from raydistill.stages.growth import describe_growth
 from raydistill.stages.roles import STUDENT, has_specialists, list_controls, list_teachers, student_teacher
+from raydistill.storage.files import read_array, read_json, write_array, write_json, write_text
 from raydistill.version import __version__
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from raydistill.files import Array
 from raydistill.report.answers import Answers
 from raydistill.report.metrics import BINS
+from raydistill.storage.files import Array
 
 SHARES = 20  # of the examples, equally far apart, at which the surest are looked at
 

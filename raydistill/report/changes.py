@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydistill.files import Array
 from raydistill.report.answers import Answers
+from raydistill.storage.files import Array
 
 FEWEST = 2  # errors of a confusion that is listed
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from raydistill.errors import RunFolderError
-from raydistill.files import Array, read_array
 from raydistill.report.metrics import Comparison, compare_models
 from raydistill.report.table import read_report
-from raydistill.run_folder import RunFolder
+from raydistill.storage.files import Array, read_array
+from raydistill.storage.run_folder import RunFolder
 
 
 def compare_runs(run_a: RunFolder, model_a: str, run_b: RunFolder, model_b: str) -> Comparison:

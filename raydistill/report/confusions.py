@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 from scipy.sparse import csr_array
 
-from raydistill.files import Array, Sparse
 from raydistill.report.answers import Answers
 from raydistill.report.thumbnails import encode_png
+from raydistill.storage.files import Array, Sparse
 
 MOST_CELLS = 260  # of a side; with more classes, several share one: a cell is at least a pixel on the page
 FAINTEST = 0.3  # opacity of a single error

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from raydistill.data.arrays import read_split, read_transfer_rows, read_unlabeled_rows
 from raydistill.data.splits import SPLITS
-from raydistill.files import Array, read_json
-from raydistill.groups import name_group
+from raydistill.method.groups import name_group
 from raydistill.report.answers import Answers
 from raydistill.report.changes import count_changes
 from raydistill.report.shares import measure_distances
@@ -26,6 +25,7 @@ from raydistill.stages.data import list_given
 from raydistill.stages.groups import read_members, read_skipped
 from raydistill.stages.networks import read_training
 from raydistill.stages.roles import STUDENT
+from raydistill.storage.files import Array, read_json
 
 RECORDED_PACKAGES = ("torch", "numpy", "scikit-learn", "ray", "optuna")
 

@@ -12,18 +12,18 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from raydistill.models import count_parameters
+from raydistill.method.teacher import Teachers
+from raydistill.networks.models import count_parameters
 from raydistill.report.answers import Answers, join_answers, reduce_answers
 from raydistill.report.metrics import measure_model
 from raydistill.report.serving import measure_serving
-from raydistill.scoring import predict_logits
 from raydistill.stages.context import Context
 from raydistill.stages.groups import list_trained
 from raydistill.stages.networks import build_student, load_weights, read_repair
 from raydistill.stages.roles import STUDENT, list_students, list_teachers, student_teacher
 from raydistill.stages.teacher import answer_blocks, load_teachers, split_blocks
-from raydistill.teacher import Teachers
-from raydistill.workers import choose_device
+from raydistill.training.scoring import predict_logits
+from raydistill.training.workers import choose_device
 
 Facts = dict[str, dict[str, Any]]
 

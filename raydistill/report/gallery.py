@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from raydistill.data.arrays import Examples
-from raydistill.files import Array
 from raydistill.report.answers import Answers
 from raydistill.report.changes import pick_changes
 from raydistill.report.thumbnails import are_images, encode_images
+from raydistill.storage.files import Array
 
 MOST_CHANGES = 12  # of the mended examples, and of the broken ones
 CHANGE_SIDE, SAMPLE_SIDE = 64, 40  # pixels

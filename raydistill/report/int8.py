@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from raydistill.models import count_parameters
-from raydistill.quantise import choose_calibration, quantise
+from raydistill.deployment.quantise import choose_calibration, quantise
+from raydistill.networks.models import count_parameters
 from raydistill.report.answers import Answers, join_answers, reduce_answers
 from raydistill.report.metrics import compare_models, measure_model
 from raydistill.report.verdict import format_p

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from raydistill.files import Array
 from raydistill.report.answers import Answers
 from raydistill.report.changes import list_confusions
 from raydistill.report.confusions import (
@@ -22,6 +21,7 @@ from raydistill.report.confusions import (
     list_cells,
     place_boxes,
 )
+from raydistill.storage.files import Array
 
 ZOOMED_CLASSES = 18  # of a group, shown with their names
 ZOOMED_GROUPS = 60  # with the most errors; more would make the page too large

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from raydistill.files import Array
 from raydistill.report.answers import Answers
+from raydistill.storage.files import Array
 
 BINS = 15  # of the calibration error, as in Guo et al. 2017
 TOP5_CLASSES = 20  # with fewer classes, the best five are no news

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from raydistill.data.arrays import Examples
 from raydistill.display import format_seconds
-from raydistill.files import read_array
 from raydistill.report import palette, pictures
 from raydistill.report.answers import Answers
 from raydistill.report.changes import list_confusions
@@ -31,10 +30,11 @@ from raydistill.report.names import LABELS
 from raydistill.report.table import CONTROLS, list_models
 from raydistill.report.timeline import Timeline
 from raydistill.report.verdict import PAID, SIGNIFICANT, format_p, name_classes
-from raydistill.run_folder import RunFolder
 from raydistill.stages.groups import list_trained, read_affinity
 from raydistill.stages.networks import read_training
 from raydistill.stages.roles import STUDENT
+from raydistill.storage.files import read_array
+from raydistill.storage.run_folder import RunFolder
 
 SHOWN_NAMES = 90  # characters of a group's name in a table
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydistill.workers import choose_device
+from raydistill.training.workers import choose_device
 
 BATCH = 256
 SECONDS, FEWEST, MOST = 0.04, 5, 50  # of a measurement: the time it takes, and its repetitions

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from raydistill.balance import EXPONENTS
 from raydistill.report.names import Numbers
+from raydistill.training.balance import EXPONENTS
 
 APART = 0.05  # so much further from the shares wanted than from the training rows', and the sentence is said
 WANTED = {"equal": "classes that are all as frequent", "sqrt": "shares of classes that are nearer to each other"}

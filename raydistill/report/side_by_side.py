@@ -18,10 +18,10 @@ import torch
 
 from raydistill.data.row_hashes import hash_rows
 from raydistill.errors import RunFolderError
-from raydistill.files import Array, map_array, read_array, read_json
 from raydistill.report.metrics import compare_models
 from raydistill.report.table import read_report
-from raydistill.run_folder import ORIGIN, STAGES, RunFolder
+from raydistill.storage.files import Array, map_array, read_array, read_json
+from raydistill.storage.run_folder import ORIGIN, STAGES, RunFolder
 
 FIGURES = ("test_accuracy", "test_top5", "test_nll", "test_calibration_error", "parameters")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from raydistill.errors import RunFolderError
-from raydistill.files import read_json
-from raydistill.run_folder import RunFolder
+from raydistill.storage.files import read_json
+from raydistill.storage.run_folder import RunFolder
 
 CONTROLS = {
     "labels_only": "labels only",

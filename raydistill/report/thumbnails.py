@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from raydistill.files import Array
+from raydistill.storage.files import Array
 
 SMALLEST_SIDE = 4  # of an image; below, it is a table of numbers
 PALETTE = 96  # colours of an image with channels: a byte a pixel

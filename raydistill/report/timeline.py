@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raydistill.files import read_json
-from raydistill.run_folder import RunFolder
+from raydistill.storage.files import read_json
+from raydistill.storage.run_folder import RunFolder
 
 DRIVER = "driver"
 JOB_STAGES = {

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from raydistill.config import Config
 from raydistill.data.arrays import Examples, open_examples
 from raydistill.display import Display
-from raydistill.execution import Executor
-from raydistill.run_folder import RunFolder
+from raydistill.execution.jobs import Executor
+from raydistill.settings.config import Config
+from raydistill.storage.run_folder import RunFolder
 
 
 class Context:

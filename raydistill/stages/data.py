@@ -19,13 +19,22 @@ from raydistill.data.names import parse_name
 from raydistill.data.sources import load_source
 from raydistill.data.splits import FIT, SPLITS, TEST, check_splits, place_rows
 from raydistill.data.unlabeled import Rows, load_unlabeled
-from raydistill.files import Array, link_file, read_array, read_json, write_array, write_json, write_mapped, write_rows
-from raydistill.folders import publish, remove
-from raydistill.orders import BLOCK_ROWS
 from raydistill.stages.context import Context
 from raydistill.stages.feeding import write_by_class
 from raydistill.stages.ingest import load_ingested
 from raydistill.stages.origin import follow_splits
+from raydistill.storage.files import (
+    Array,
+    link_file,
+    read_array,
+    read_json,
+    write_array,
+    write_json,
+    write_mapped,
+    write_rows,
+)
+from raydistill.storage.folders import publish, remove
+from raydistill.training.orders import BLOCK_ROWS
 
 IMBALANCED = 20  # times as many examples of the largest class as of the smallest, from which rare ones are told of
 BLOCK_BYTES = 1 << 24  # that are copied at once

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydistill.balance import Balance, read_balance, sample_by_weight
-from raydistill.batches import Batch, Change, Sampler, mix_seed, repeat_rows
-from raydistill.config import Config
 from raydistill.data.arrays import Examples, read_normalisation, read_split
 from raydistill.data.augment import Augment, Draw
-from raydistill.files import map_array, write_mapped
-from raydistill.mixup import mix_batch
-from raydistill.network_settings import TrainingConfig
-from raydistill.orders import BLOCK_ROWS, LARGE, ByClass, count_labels, order_by_weight, sort_by_class
-from raydistill.run_folder import RunFolder
+from raydistill.settings.config import Config
+from raydistill.settings.networks import TrainingConfig
+from raydistill.storage.files import map_array, write_mapped
+from raydistill.storage.run_folder import RunFolder
+from raydistill.training.balance import Balance, read_balance, sample_by_weight
+from raydistill.training.batches import Batch, Change, Sampler, repeat_rows
+from raydistill.training.mixup import mix_batch
+from raydistill.training.orders import BLOCK_ROWS, LARGE, ByClass, count_labels, order_by_weight, sort_by_class
+from raydistill.training.seeds import mix_seed
 
 AUGMENT_STREAM = 2  # of a network's seed
 

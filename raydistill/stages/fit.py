@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from raydistill.data.arrays import Examples
 from raydistill.errors import ModelError
-from raydistill.models import Model, find_output_layer
+from raydistill.networks.models import Model, find_output_layer
 from raydistill.stages.context import Context
 from raydistill.stages.given import load_given
 from raydistill.stages.networks import build_generalist, build_student

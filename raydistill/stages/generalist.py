@@ -7,22 +7,22 @@ from typing import Any
 
 from torch import nn
 
-from raydistill.balance import balanced_label_loss
-from raydistill.batches import Batches
 from raydistill.data.arrays import open_examples, read_split
-from raydistill.execution import Beat, Job
-from raydistill.files import write_json
-from raydistill.forward import place_model
-from raydistill.mixup import mixed_loss
-from raydistill.run_folder import RunFolder
-from raydistill.scoring import score_labels
+from raydistill.execution.jobs import Beat, Job
 from raydistill.stages.context import Context
 from raydistill.stages.feeding import build_change, open_balance, open_by_class, sample_rows
 from raydistill.stages.given import take_checkpoint
 from raydistill.stages.networks import build_generalist, count_passes, network_seed, train_once
 from raydistill.stages.warm import count_warm_passes, start_warm
-from raydistill.training import Progress, train_model
-from raydistill.workers import choose_device, unwrap
+from raydistill.storage.files import write_json
+from raydistill.storage.run_folder import RunFolder
+from raydistill.training.balance import balanced_label_loss
+from raydistill.training.batches import Batches
+from raydistill.training.forward import place_model
+from raydistill.training.loop import Progress, train_model
+from raydistill.training.mixup import mixed_loss
+from raydistill.training.scoring import score_labels
+from raydistill.training.workers import choose_device, unwrap
 
 
 def run_generalist(context: Context) -> None:

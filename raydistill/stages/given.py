@@ -12,18 +12,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from raydistill.architecture import generalist_architecture, identify_architecture
-from raydistill.batches import mix_seed
-from raydistill.config import Config
 from raydistill.data.arrays import Examples, read_split
 from raydistill.errors import ModelError
-from raydistill.models import Model
-from raydistill.run_folder import RunFolder
-from raydistill.scoring import predict_logits
-from raydistill.stages.context import Context
-from raydistill.stages.networks import build_generalist, write_network
-from raydistill.training import copy_weights
-from raydistill.weights import (
+from raydistill.networks.architecture import generalist_architecture, identify_architecture
+from raydistill.networks.models import Model
+from raydistill.networks.weights import (
     GivenWeights,
     compare_weights,
     describe_difference,
@@ -32,7 +25,14 @@ from raydistill.weights import (
     load_tensors,
     read_weights,
 )
-from raydistill.workers import choose_device
+from raydistill.settings.config import Config
+from raydistill.stages.context import Context
+from raydistill.stages.networks import build_generalist, write_network
+from raydistill.storage.run_folder import RunFolder
+from raydistill.training.loop import copy_weights
+from raydistill.training.scoring import predict_logits
+from raydistill.training.seeds import mix_seed
+from raydistill.training.workers import choose_device
 
 FIELD = "generalist.checkpoint"
 LOOKED_AT = 10_000  # training rows whose loss is told

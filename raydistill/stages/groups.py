@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from raydistill.config import Config
-from raydistill.confusion import (
+from raydistill.data.arrays import read_split
+from raydistill.method.confusion import (
     Predictions,
     build_affinity,
     check_dense,
@@ -18,9 +18,7 @@ from raydistill.confusion import (
     measure_confusion,
     measure_covariance,
 )
-from raydistill.data.arrays import read_split
-from raydistill.files import Array, Sparse, read_array, read_json, read_sparse, write_array, write_json, write_sparse
-from raydistill.groups import (
+from raydistill.method.groups import (
     check_group_count,
     choose_group_count,
     forecast_groups,
@@ -29,13 +27,24 @@ from raydistill.groups import (
     measure_stability,
     name_group,
 )
-from raydistill.run_folder import RunFolder
-from raydistill.scoring import PREDICT_BATCH, predict_blocks
-from raydistill.specialists import Group
+from raydistill.method.specialists import Group
+from raydistill.settings.config import Config
 from raydistill.stages.context import Context
 from raydistill.stages.growth import grow_old_groups, has_old_groups
 from raydistill.stages.networks import build_generalist, load_weights
-from raydistill.workers import choose_device
+from raydistill.storage.files import (
+    Array,
+    Sparse,
+    read_array,
+    read_json,
+    read_sparse,
+    write_array,
+    write_json,
+    write_sparse,
+)
+from raydistill.storage.run_folder import RunFolder
+from raydistill.training.scoring import PREDICT_BATCH, predict_blocks
+from raydistill.training.workers import choose_device
 
 MOST_LOGITS = 2**24  # of a batch: 64 MB
 

@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from raydistill.config import Config
 from raydistill.data.arrays import Examples, read_split
 from raydistill.data.splits import SPLITS
-from raydistill.files import (
+from raydistill.method.growing import GrownGroups, grow_members, map_classes, measure_change, measure_odds
+from raydistill.settings.config import Config
+from raydistill.stages.roles import has_specialists
+from raydistill.stages.warm import has_network, list_warm, map_network, read_old_prior, read_old_settings
+from raydistill.storage.files import (
     Array,
     Sparse,
     hash_file,
@@ -30,10 +33,7 @@ from raydistill.files import (
     write_json,
     write_tensors,
 )
-from raydistill.growing import GrownGroups, grow_members, map_classes, measure_change, measure_odds
-from raydistill.run_folder import ORIGIN, RunFolder
-from raydistill.stages.roles import has_specialists
-from raydistill.stages.warm import has_network, list_warm, map_network, read_old_prior, read_old_settings
+from raydistill.storage.run_folder import ORIGIN, RunFolder
 from raydistill.words import list_some
 
 SHOWN = 8  # names, then 'and n more'

@@ -6,15 +6,15 @@ stage finds its finished blocks in the run's ingest folder; the splits stage rem
 
 from __future__ import annotations
 
-from raydistill.config import Config
 from raydistill.data.examples import Source, check_examples
 from raydistill.data.images import FormWish, ImageForm
 from raydistill.data.ingest_errors import Word, Words
 from raydistill.data.ingestion import Ingestion, RunBlocks, run_here
 from raydistill.data.sources import open_source_arrays
 from raydistill.data.wanted import Wanted
-from raydistill.job import is_uri
+from raydistill.settings.config import Config
 from raydistill.stages.context import Context
+from raydistill.storage.job import is_uri
 
 WORDS: Words = {
     "source": Word("data:"),

@@ -13,19 +13,20 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from raydistill.architecture import Architecture, generalist_architecture, student_architecture
-from raydistill.batches import choose_batch_size, mix_seed
-from raydistill.config import Config
 from raydistill.data.arrays import Examples, read_normalisation, read_split, read_transfer_rows
-from raydistill.execution import Role
-from raydistill.files import hash_file, read_json, read_tensors, write_json, write_tensors
-from raydistill.folders import refresh, remove
-from raydistill.frozen import freeze_parameters, trained_state
-from raydistill.models import Model, build_model
-from raydistill.run_folder import RunFolder
-from raydistill.training import Progress, copy_weights
-from raydistill.weights import fill_network, find_prefix, read_weights
-from raydistill.workers import device_of, worker_rank
+from raydistill.execution.jobs import Role
+from raydistill.networks.architecture import Architecture, generalist_architecture, student_architecture
+from raydistill.networks.frozen import freeze_parameters, trained_state
+from raydistill.networks.models import Model, build_model
+from raydistill.networks.weights import fill_network, find_prefix, read_weights
+from raydistill.settings.config import Config
+from raydistill.storage.files import hash_file, read_json, read_tensors, write_json, write_tensors
+from raydistill.storage.folders import refresh, remove
+from raydistill.storage.run_folder import RunFolder
+from raydistill.training.batches import choose_batch_size
+from raydistill.training.loop import Progress, copy_weights
+from raydistill.training.seeds import mix_seed
+from raydistill.training.workers import device_of, worker_rank
 
 SEEDS = {"generalist": 1, "specialist": 2, "student": 3}
 DEFAULT_STEPS, FEWEST_PASSES, MOST_PASSES = 12_000, 8, 40  # of a generalist whose epochs are left out

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from raydistill.config import Config
 from raydistill.data.row_hashes import hash_rows
 from raydistill.data.splits import SPLITS
 from raydistill.errors import ConfigError, DataError, RunFolderError
-from raydistill.files import Array, link_file, map_array, read_array, read_json, write_array, write_json
-from raydistill.folders import publish
-from raydistill.run_folder import ORIGIN, RunFolder
+from raydistill.settings.config import Config
 from raydistill.stages.context import Context
+from raydistill.storage.files import Array, link_file, map_array, read_array, read_json, write_array, write_json
+from raydistill.storage.folders import publish
+from raydistill.storage.run_folder import ORIGIN, RunFolder
 
 NONE = -1  # split of an example that was in none
 

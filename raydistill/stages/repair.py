@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from raydistill.balance import Balance
-from raydistill.biases import apply_biases, find_biases, find_scarce_classes, fit_biases
-from raydistill.config import Config
 from raydistill.data.arrays import Examples, read_split, read_transfer_rows
-from raydistill.files import read_array, write_json
-from raydistill.folders import remove
-from raydistill.orders import count_labels
-from raydistill.run_folder import RunFolder
-from raydistill.scoring import predict_logits
+from raydistill.settings.config import Config
+from raydistill.storage.files import read_array, write_json
+from raydistill.storage.folders import remove
+from raydistill.storage.run_folder import RunFolder
+from raydistill.training.balance import Balance
+from raydistill.training.biases import apply_biases, find_biases, find_scarce_classes, fit_biases
+from raydistill.training.orders import count_labels
+from raydistill.training.scoring import predict_logits
 
 
 def check_repair(run: RunFolder, config: Config, examples: Examples, student: nn.Module, transfer: Tensor) -> None:

@@ -6,9 +6,9 @@ A teacher's name is the name of its cache of soft targets and of its figures in 
 
 from __future__ import annotations
 
-from raydistill.config import Config
-from raydistill.execution import Role
-from raydistill.run_folder import ORIGIN
+from raydistill.execution.jobs import Role
+from raydistill.settings.config import Config
+from raydistill.storage.run_folder import ORIGIN
 
 STUDENT = "student"
 TEACHER_OF_KIND = {"specialists": "ensemble", "seeds": "seeds", "generalist": "generalist"}

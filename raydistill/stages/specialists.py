@@ -13,18 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydistill.balance import Balance
-from raydistill.batches import Batches, Sampler, mix_seed
 from raydistill.data.arrays import Examples, open_examples, read_split
-from raydistill.execution import Beat, Failure, Job, JobFailed, JobOutcome
-from raydistill.files import read_json, write_json
-from raydistill.folders import remove
-from raydistill.forward import place_model
-from raydistill.mixup import mixed_loss
-from raydistill.network_settings import SpecialistsConfig
-from raydistill.orders import ByClass, count_labels, order_enriched
-from raydistill.run_folder import RunFolder
-from raydistill.specialists import (
+from raydistill.execution.jobs import Beat, Failure, Job, JobFailed, JobOutcome
+from raydistill.method.specialists import (
     Group,
     balance_group,
     count_others,
@@ -36,13 +27,23 @@ from raydistill.specialists import (
     score_enriched,
     soft_enriched_loss,
 )
+from raydistill.settings.networks import SpecialistsConfig
 from raydistill.stages.context import Context
 from raydistill.stages.feeding import build_change, open_balance, open_by_class, weigh_by_class
 from raydistill.stages.groups import read_group, read_skipped, skipped_path
 from raydistill.stages.growth import decide_specialists, describe_decisions, keep_specialists
 from raydistill.stages.networks import build_generalist, count_passes, load_weights, network_seed, train_once
-from raydistill.training import Progress, train_model
-from raydistill.workers import choose_device, unwrap
+from raydistill.storage.files import read_json, write_json
+from raydistill.storage.folders import remove
+from raydistill.storage.run_folder import RunFolder
+from raydistill.training.balance import Balance
+from raydistill.training.batches import Batches, Sampler
+from raydistill.training.forward import place_model
+from raydistill.training.loop import Progress, train_model
+from raydistill.training.mixup import mixed_loss
+from raydistill.training.orders import ByClass, count_labels, order_enriched
+from raydistill.training.seeds import mix_seed
+from raydistill.training.workers import choose_device, unwrap
 
 BLOCK_ROWS = 1 << 16
 

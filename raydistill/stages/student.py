@@ -8,18 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydistill.balance import Balance, balance_soft_loss, balanced_label_loss
-from raydistill.batches import Batch, Batches
-from raydistill.config import Config
 from raydistill.data.arrays import open_examples, read_split, read_transfer_rows
-from raydistill.execution import Beat, Job, Role, SearchSpace, Trial
-from raydistill.files import read_json, write_json
-from raydistill.folders import refresh, remove
-from raydistill.forward import place_model
-from raydistill.losses import WithGradient
-from raydistill.models import find_output_layer
-from raydistill.run_folder import RunFolder
-from raydistill.scoring import score_labels
+from raydistill.execution.jobs import Beat, Job, Role, SearchSpace, Trial
+from raydistill.method.targets import SoftTargets
+from raydistill.networks.models import find_output_layer
+from raydistill.settings.config import Config
 from raydistill.stages.context import Context
 from raydistill.stages.feeding import open_balance, open_by_class, sample_rows
 from raydistill.stages.networks import build_student, count_passes, network_seed, train_once
@@ -28,9 +21,16 @@ from raydistill.stages.roles import STUDENT, list_students, student_teacher
 from raydistill.stages.teacher import build_views, open_targets
 from raydistill.stages.timings import TrialTimes
 from raydistill.stages.warm import count_warm_passes, start_warm
-from raydistill.targets import SoftTargets
-from raydistill.training import Loss, Progress, train_model
-from raydistill.workers import choose_device
+from raydistill.storage.files import read_json, write_json
+from raydistill.storage.folders import refresh, remove
+from raydistill.storage.run_folder import RunFolder
+from raydistill.training.balance import Balance, balance_soft_loss, balanced_label_loss
+from raydistill.training.batches import Batch, Batches
+from raydistill.training.forward import place_model
+from raydistill.training.loop import Progress, train_model
+from raydistill.training.losses import Loss, WithGradient
+from raydistill.training.scoring import score_labels
+from raydistill.training.workers import choose_device
 
 
 def run_search(context: Context) -> None:

@@ -10,25 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydistill.batches import mix_seed
-from raydistill.config import Config, TargetsConfig
 from raydistill.data.arrays import Examples, read_split, read_unlabeled_rows
 from raydistill.data.transfer import choose_transfer_rows
 from raydistill.data.views import Views, count_views
 from raydistill.errors import ConfigError
-from raydistill.files import write_array, write_json
-from raydistill.folders import list_files
-from raydistill.run_folder import RunFolder
-from raydistill.scoring import share_score
+from raydistill.method.tails import TailBasis, fit_tail
+from raydistill.method.targets import SoftTargets, TargetsWriter, measure_kl_lost, stored_classes
+from raydistill.method.teacher import Ensemble, SeedEnsemble, TeacherAnswers, Teachers
+from raydistill.settings.config import Config, TargetsConfig
 from raydistill.stages.context import Context
 from raydistill.stages.feeding import build_augment, write_by_class
 from raydistill.stages.groups import list_trained, read_group
 from raydistill.stages.networks import build_generalist, load_specialist, load_weights
 from raydistill.stages.roles import has_seeds, has_specialists, list_teachers, student_teacher
-from raydistill.tails import TailBasis, fit_tail
-from raydistill.targets import SoftTargets, TargetsWriter, measure_kl_lost, stored_classes
-from raydistill.teacher import Ensemble, SeedEnsemble, TeacherAnswers, Teachers
-from raydistill.workers import choose_device
+from raydistill.storage.files import write_array, write_json
+from raydistill.storage.folders import list_files
+from raydistill.storage.run_folder import RunFolder
+from raydistill.training.scoring import share_score
+from raydistill.training.seeds import mix_seed
+from raydistill.training.workers import choose_device
 
 BLOCK_BYTES = 2**24  # of float32 log-probabilities at once; measured: a quarter or six times as much take 1.6 to 1.8
 # times as long with 61 specialists

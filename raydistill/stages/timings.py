@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from raydistill.execution import JobEvent
+from raydistill.execution.jobs import JobEvent
 
 
 class TrialTimes:

@@ -13,13 +13,13 @@ from typing import Any
 
 from torch import nn
 
-from raydistill.config import BalanceConfig, Config
 from raydistill.data.arrays import Examples
-from raydistill.files import read_json, read_tensors
-from raydistill.growing import map_weights
-from raydistill.run_folder import ORIGIN, RunFolder
+from raydistill.method.growing import map_weights
+from raydistill.settings.config import BalanceConfig, Config
 from raydistill.stages.context import Context
 from raydistill.stages.roles import list_students
+from raydistill.storage.files import read_json, read_tensors
+from raydistill.storage.run_folder import ORIGIN, RunFolder
 
 
 def start_warm(run: RunFolder, config: Config, model: nn.Module, name: str, examples: Examples) -> nn.Module:

@@ -11,8 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from raydistill.credentials import hide_credentials
 from raydistill.errors import describe_in_line
+from raydistill.settings.credentials import hide_credentials
 from raydistill.tracking.ledger import Ledger
 from raydistill.tracking.points import Facts, Point, StageNews, Tracker
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from raydistill.config import Config
-from raydistill.execution import JobEvent
-from raydistill.files import read_json
-from raydistill.run_folder import RunFolder
+from raydistill.execution.jobs import JobEvent
+from raydistill.settings.config import Config
+from raydistill.storage.files import read_json
+from raydistill.storage.run_folder import RunFolder
 
 NAMES = {"loss": "loss", "valid_loss": "valid_loss", "value": "valid_accuracy", "learning_rate": "learning_rate"}
 """Numbers of a history's record, and what they are called where they are tracked."""

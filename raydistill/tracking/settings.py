@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from raydistill.sections import Section
+from raydistill.settings.sections import Section
 
 
 class TrackingConfig(Section):

@@ -10,15 +10,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from raydistill.config import Config
-from raydistill.credentials import hide_credentials
 from raydistill.display import Display
 from raydistill.errors import ConfigError, describe_in_line
-from raydistill.execution import JobEvent
-from raydistill.files import hash_json
-from raydistill.folders import publish, refresh
-from raydistill.manifest import result_settings
-from raydistill.run_folder import RunFolder
+from raydistill.execution.jobs import JobEvent
+from raydistill.settings.config import Config
+from raydistill.settings.credentials import hide_credentials
+from raydistill.storage.files import hash_json
+from raydistill.storage.folders import publish, refresh
+from raydistill.storage.manifest import result_settings
+from raydistill.storage.run_folder import RunFolder
 from raydistill.tracking.feed import Feed, flatten
 from raydistill.tracking.ledger import Ledger
 from raydistill.tracking.points import Facts, Tracker, name_network, read_event, read_stage

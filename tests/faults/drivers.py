@@ -18,15 +18,15 @@ import ray
 import torch
 from builders import quick_config
 
-from raydistill.cli import end_well
-from raydistill.config import Config
-from raydistill.execution import Job, JobFailed
-from raydistill.files import write_json
-from raydistill.launch import launch
+from raydistill.commands.cli import end_well
+from raydistill.commands.launch import launch
+from raydistill.execution.jobs import Job, JobFailed
 from raydistill.on_ray import executor as executor_module
 from raydistill.on_ray import pool
 from raydistill.on_ray.executor import RayExecutor
 from raydistill.on_ray.session import prepare_environment
+from raydistill.settings.config import Config
+from raydistill.storage.files import write_json
 
 # Networks of some seconds, so that a kill finds them in training. No trial is stopped early: time decides which are.
 EPOCHS = 120  # of a specialist

@@ -12,8 +12,8 @@ from typing import Any
 
 import ray
 
-from raydistill.execution import Beat, Job
-from raydistill.files import read_json, write_json
+from raydistill.execution.jobs import Beat, Job
+from raydistill.storage.files import read_json, write_json
 
 PARTS = 5  # beats of an epoch
 

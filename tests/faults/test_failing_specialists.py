@@ -14,15 +14,15 @@ from builders import list_results, quick_config, run_quick
 import raydistill
 from raydistill.data.arrays import open_examples
 from raydistill.display import Silent
-from raydistill.ensemble import choose_active, solve_ensemble
-from raydistill.execution import JobFailed
-from raydistill.files import read_json
+from raydistill.execution.jobs import JobFailed
+from raydistill.method.ensemble import choose_active, solve_ensemble
+from raydistill.method.specialists import specialist_log_probs
 from raydistill.report import format_table, read_report
-from raydistill.run_folder import RunFolder
-from raydistill.specialists import specialist_log_probs
 from raydistill.stages import specialists as stage
 from raydistill.stages.groups import read_members
 from raydistill.stages.teacher import load_ensemble_from
+from raydistill.storage.files import read_json
+from raydistill.storage.run_folder import RunFolder
 
 STAGES_AFTER = ("ensemble", "targets", "search", "student", "report")
 

@@ -11,7 +11,7 @@ from builders import list_results, run_quick
 from object_store import BUCKET, run_object_store
 
 from benchmarks.raylets import Raylets
-from raydistill.run_folder import RunFolder
+from raydistill.storage.run_folder import RunFolder
 
 from .cluster import Driver
 from .drivers import slow_config

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from benchmarks.raylets import Raylets
-from raydistill.execution import Job
-from raydistill.files import read_json
+from raydistill.execution.jobs import Job
+from raydistill.storage.files import read_json
 
 from .cluster import Driver, frozen, wait_until
 from .jobs import expected_value, list_epochs, list_starts, make_jobs

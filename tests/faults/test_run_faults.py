@@ -14,8 +14,8 @@ import pytest
 from builders import run_quick
 
 from benchmarks.raylets import Raylets
-from raydistill.files import read_json
-from raydistill.run_folder import STAGES, RunFolder
+from raydistill.storage.files import read_json
+from raydistill.storage.run_folder import STAGES, RunFolder
 
 from .cluster import Driver, frozen
 from .drivers import slow_config

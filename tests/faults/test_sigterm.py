@@ -15,7 +15,7 @@ import pytest
 from builders import run_quick
 
 from raydistill.on_ray.worker import Notice, Reporter, Watchdog
-from raydistill.run_folder import RunFolder
+from raydistill.storage.run_folder import RunFolder
 
 from .drivers import slow_config
 
@@ -23,8 +23,8 @@ TESTS = Path(__file__).parent.parent
 PROGRAM = """
 import sys
 from faults.drivers import slow_config
-from raydistill.cli import end_well
-from raydistill.launch import launch
+from raydistill.commands.cli import end_well
+from raydistill.commands.launch import launch
 raise SystemExit(end_well(lambda: launch(slow_config(sys.argv[1], epochs=16), until="specialists") and 0))
 """
 

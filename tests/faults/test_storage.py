@@ -18,11 +18,11 @@ import pytest
 import torch
 from builders import list_results, quick_config, run_quick
 
-from raydistill import files
-from raydistill.cli import main
+from raydistill.commands.cli import main
 from raydistill.errors import DiskFullError, RunFolderError, StorageError
-from raydistill.execution import Failure, JobFailed, is_final, report_failures
-from raydistill.run_folder import RunFolder
+from raydistill.execution.jobs import Failure, JobFailed, is_final, report_failures
+from raydistill.storage import files
+from raydistill.storage.run_folder import RunFolder
 
 TESTS = Path(__file__).parent.parent
 PASSING, FULL = OSError(errno.EIO, "Input/output error"), OSError(errno.ENOSPC, "No space left on device")
@@ -50,7 +50,7 @@ print(len(begun), begun[-1] - begun[0])
 # The disk has room for so many bytes more below the run folder, once the specialists have begun.
 FILLED = """
 import errno, os, sys
-from raydistill.cli import main
+from raydistill.commands.cli import main
 room, flush = int(sys.argv[1]), os.fsync
 def fill(number):
     global room
@@ -249,7 +249,7 @@ def test_a_damaged_manifest_is_told(finished: RunFolder, tmp_path: Path) -> None
 KILLED = """
 import os, signal, sys
 from builders import quick_config, run_quick
-from raydistill import training
+from raydistill.training import loop as training
 save = training._save
 def save_and_die(path, *rest):
     save(path, *rest)

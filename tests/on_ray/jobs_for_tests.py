@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from raydistill.execution import Beat
+from raydistill.execution.jobs import Beat
 
 
 def add(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:

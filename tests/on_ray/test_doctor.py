@@ -3,9 +3,9 @@
 import ray
 from builders import quick_config
 
+from raydistill.commands.dry_run import forecast_run
 from raydistill.display import Silent
 from raydistill.doctor.cluster import Question
-from raydistill.dry_run import forecast_run
 
 
 def test_the_nodes_of_a_cluster(ray_session):

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from raydistill.cluster import ClusterConfig, NeedsConfig
 from raydistill.errors import ConfigError
-from raydistill.execution import Job
+from raydistill.execution.jobs import Job
 from raydistill.on_ray import executor as executor_module
 from raydistill.on_ray.executor import RayExecutor
 from raydistill.on_ray.session import RaySession
+from raydistill.settings.cluster import ClusterConfig, NeedsConfig
 
 from . import jobs_for_tests
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from raydistill.commands.ingest import ingest
 from raydistill.data import ingest as blocks_module
 from raydistill.data.images import ImageForm
 from raydistill.data.ingest import Block, Mark, Work
@@ -20,12 +21,11 @@ from raydistill.data.ingestion import Ingested, run_here
 from raydistill.data.wanted import Wanted
 from raydistill.display import Silent
 from raydistill.errors import DataError
-from raydistill.files import read_json
-from raydistill.ingest_command import ingest
 from raydistill.on_ray import executor as executor_module
 from raydistill.on_ray.executor import RayExecutor
 from raydistill.on_ray.ingest import RayBlocks, deal_blocks
 from raydistill.on_ray.session import RaySession
+from raydistill.storage.files import read_json
 
 NAMES = ("x.npy", "y.npy", "classes.json", "parts.json", "corrupt.json", "checksums.npy")
 

@@ -17,8 +17,8 @@ PROGRAM = """
 import json, sys, time
 from pathlib import Path
 from ray.cluster_utils import Cluster
-from raydistill.cluster import ClusterConfig
-from raydistill.execution import Job
+from raydistill.settings.cluster import ClusterConfig
+from raydistill.execution.jobs import Job
 from raydistill.on_ray import pool
 from raydistill.on_ray.executor import RayExecutor
 

@@ -16,14 +16,14 @@ import pytest
 from builders import list_results
 from processes import MARK, list_marked
 
-from raydistill.run_folder import RunFolder
+from raydistill.storage.run_folder import RunFolder
 
 # Networks of some seconds, so that a kill finds them in training. No trial is stopped early: time decides which are.
 PROGRAM = """
 import sys
 import torch
 from builders import quick_config
-from raydistill.launch import launch
+from raydistill.commands.launch import launch
 torch.set_num_threads(1)  # of the driver, which trains the generalist; Ray's workers have one by themselves
 launch(quick_config(
     sys.argv[1],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raydistill.errors import ConfigError
-from raydistill.execution import Job, JobEvent, JobFailed
+from raydistill.execution.jobs import Job, JobEvent, JobFailed
 from raydistill.on_ray.executor import RayExecutor
 from raydistill.on_ray.session import RaySession
 from raydistill.on_ray.worker import Watchdog

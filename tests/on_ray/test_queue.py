@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from raydistill.execution import Job
-from raydistill.leases import Claim
+from raydistill.execution.jobs import Job
+from raydistill.execution.leases import Claim
 from raydistill.on_ray.queue import HEAR_SECONDS, JobQueue
 from raydistill.on_ray.worker import BEAT_SECONDS
 

@@ -9,7 +9,6 @@ from ray._raylet import GCS_AUTOSCALER_CLUSTER_CONFIG_KEY, GCS_AUTOSCALER_STATE_
 from ray.core.generated.autoscaler_pb2 import ClusterConfig as NodeGroups
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
-from raydistill.cluster import ClusterConfig, NeedsConfig
 from raydistill.on_ray import resources
 from raydistill.on_ray.resources import (
     count_slots,
@@ -20,6 +19,7 @@ from raydistill.on_ray.resources import (
     to_resources,
 )
 from raydistill.on_ray.session import RaySession
+from raydistill.settings.cluster import ClusterConfig, NeedsConfig
 
 GPU_NODE = {"CPU": 4.0, "GPU": 1.0, "memory": 12e9, "accelerator_type:A10G": 1.0}
 BIG_NODE = {"CPU": 48.0, "GPU": 8.0, "memory": 400e9, "accelerator_type:H100": 1.0, "highmem": 4.0}

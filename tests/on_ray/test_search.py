@@ -8,8 +8,8 @@ import pytest
 from ray import tune
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from raydistill.execution import JobEvent, JobFailed, SearchSpace, Trial
-from raydistill.in_process import InProcess
+from raydistill.execution.in_process import InProcess
+from raydistill.execution.jobs import JobEvent, JobFailed, SearchSpace, Trial
 from raydistill.on_ray.executor import RayExecutor
 from raydistill.on_ray.search import describe_cause, make_trainable
 from raydistill.on_ray.session import RaySession

@@ -22,12 +22,12 @@ import torch
 from builders import quick_config, run_quick
 from sklearn.datasets import load_digits
 
+from raydistill.deployment.loading import load_student, load_teacher
+from raydistill.deployment.serve_settings import ServeSettings
 from raydistill.errors import ConfigError
-from raydistill.loading import load_student, load_teacher
 from raydistill.on_ray.serve import Server
 from raydistill.on_ray.session import RaySession
-from raydistill.run_folder import RunFolder
-from raydistill.serve_command import ServeSettings
+from raydistill.storage.run_folder import RunFolder
 
 CLIENTS = 50
 X = load_digits().images.astype(np.uint8)

@@ -16,7 +16,7 @@ from raydistill.on_ray.session import SETTINGS, start_ray
 PRIVATE = """
 import os, sys
 before = dict(os.environ)
-from raydistill.execution import Job, SearchSpace
+from raydistill.execution.jobs import Job, SearchSpace
 from raydistill.on_ray.executor import RayExecutor
 ours = {name: value for name, value in os.environ.items() if name not in before}  # Ray's import sets some
 executor = RayExecutor(sys.argv[1])

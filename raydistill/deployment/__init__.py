@@ -1,0 +1,1 @@
+"""What a finished run gives: loaded networks, exports, predictions into tables, answers to HTTP requests."""

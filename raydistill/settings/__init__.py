@@ -1,0 +1,1 @@
+"""Settings: a frozen section for each stage and for the cluster; what may not be a setting."""

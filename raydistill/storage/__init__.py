@@ -1,0 +1,1 @@
+"""Storage: files that are whole or absent, the run folder, and its mirror in an object store."""

@@ -1,0 +1,1 @@
+"""One training loop: its batches and their order, its losses, networks in training, predictions, biases."""
