@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: small arrays lose by more threads
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a script's job in the background, and its children, ignore it
 
 if TYPE_CHECKING:
     from raydistill.on_ray.session import RaySession

@@ -14,6 +14,8 @@ from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordina
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
+from raydistill.on_ray.failures import WorkersMayBeLost
+
 CLAIM_SECONDS = 50  # two claims may be late or lost
 
 
@@ -31,10 +33,15 @@ class BriefFixed(ShortClaims, FixedScalingPolicy):
 
 
 class BriefTorchTrainer(TorchTrainer):
-    """A TorchTrainer of a fixed number of workers whose claims are short."""
+    """A TorchTrainer of a fixed number of workers whose claims are short, and who may be lost."""
 
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
-        asked = controller_init_kwargs["scaling_policy"]
+        size = controller_init_kwargs["scaling_policy"].scaling_config
+        losses = controller_init_kwargs["failure_policy"].failure_config
         return super()._initialize_and_run_controller(
-            **{**controller_init_kwargs, "scaling_policy": BriefFixed(asked.scaling_config)}
+            **{
+                **controller_init_kwargs,
+                "scaling_policy": BriefFixed(size),
+                "failure_policy": WorkersMayBeLost(losses),
+            }
         )

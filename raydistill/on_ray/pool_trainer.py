@@ -22,6 +22,7 @@ from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raydistill.on_ray.claims import ShortClaims
+from raydistill.on_ray.failures import WorkersMayBeLost
 from raydistill.on_ray.resources import count_shares, fit_jobs
 from raydistill.on_ray.worker import heed_notice
 
@@ -113,5 +114,7 @@ class PoolTrainer(DataParallelTrainer):
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
         size: ScalingConfig = controller_init_kwargs["scaling_policy"].scaling_config
         policy = FixedCluster(size) if self._private else FollowedCluster(size, self._queue)
-        controller_init_kwargs["scaling_policy"] = policy
-        return super()._initialize_and_run_controller(**controller_init_kwargs)
+        tolerant = WorkersMayBeLost(controller_init_kwargs["failure_policy"].failure_config)
+        return super()._initialize_and_run_controller(
+            **{**controller_init_kwargs, "scaling_policy": policy, "failure_policy": tolerant}
+        )

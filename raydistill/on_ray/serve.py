@@ -11,6 +11,7 @@ import contextlib
 import io
 import logging
 import os
+import threading
 import time
 import warnings
 from types import TracebackType
@@ -121,9 +122,8 @@ class Server:
         self.close()
 
     def wait(self) -> None:
-        """Until this process is interrupted; wakes each second, because any thread may be given the signal."""
-        while True:
-            time.sleep(1.0)
+        """Until this process is interrupted."""
+        threading.Event().wait()
 
     def close(self) -> None:
         """Stop answering: requests that are under way end first. A private Ray ends; a cluster is left as it was."""

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordinator_client
-from ray.train.v2.api.config import ScalingConfig
+from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raydistill.on_ray.claims import CLAIM_SECONDS, BriefFixed, BriefTorchTrainer
+from raydistill.on_ray.failures import WorkersMayBeLost
 from raydistill.on_ray.pool_trainer import FollowedCluster
 
 
@@ -36,12 +37,17 @@ def test_every_claim_is_short(monkeypatch: pytest.MonkeyPatch, make_policy: Call
     assert [len(claim["resources"]) for claim in claims] == [4, 4]
 
 
-def test_the_trainer_takes_that_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_trainer_takes_that_policy_and_bears_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
     monkeypatch.setattr(
         DataParallelTrainer, "_initialize_and_run_controller", lambda self, **asked: given.update(asked)
     )
     trainer = BriefTorchTrainer(lambda: None, scaling_config=ScalingConfig(num_workers=3))
-    trainer._initialize_and_run_controller(scaling_policy=SimpleNamespace(scaling_config=trainer.scaling_config))
+    trainer._initialize_and_run_controller(
+        scaling_policy=SimpleNamespace(scaling_config=trainer.scaling_config),
+        failure_policy=SimpleNamespace(failure_config=FailureConfig(max_failures=7)),
+    )
     assert isinstance(given["scaling_policy"], BriefFixed)
     assert given["scaling_policy"].scaling_config.num_workers == 3
+    assert isinstance(given["failure_policy"], WorkersMayBeLost)
+    assert given["failure_policy"].failure_config.max_failures == 7
