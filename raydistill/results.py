@@ -81,19 +81,23 @@ class Report(Mapping[str, Any]):
         return f"{self.table}\n\npage: {self.page}"
 
     def _repr_html_(self) -> str:
-        from raydistill.report.table import list_models
+        from raydistill.report.table import list_models, list_weighted
 
         rows = (
             (
                 name,
                 f"{model['test_accuracy']:.2%}",
+                *(value for _, value in list_weighted(self.figures, model)),
                 f"{model['test_nll']:.4f}",
                 f"{model['test_calibration_error']:.2%}",
                 f"{model['parameters']:,}",
             )
             for name, model in list_models(self.figures)
         )
-        table = to_table(("on the test split", "accuracy", "loss, nats", "calibration error", "parameters"), rows)
+        weighted = (name for name, _ in list_weighted(self.figures, self.figures["generalist"]))
+        table = to_table(
+            ("on the test split", "accuracy", *weighted, "loss, nats", "calibration error", "parameters"), rows
+        )
         words = "".join(f"<div>{html.escape(sentence)}</div>" for sentence in self.verdict)
         return f"{table}{words}<div>Page: <code>{html.escape(str(self.page))}</code></div>"
 

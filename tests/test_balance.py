@@ -1,17 +1,22 @@
 """Rare classes: Bayes' rule in a world that is known, samplers' shares, and what a run with planted imbalance gains."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from builders import estimate_gradient, make_examples, quick_config, run_quick
 from scipy.special import log_softmax, softmax
+from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
+from raydistill.deployment.model_card import describe_results
 from raydistill.errors import DataError
 from raydistill.method.specialists import Group, balance_group, enriched_loss, soft_enriched_loss
 from raydistill.report import format_table, read_report
 from raydistill.report.shares import describe_shares, measure_distances
+from raydistill.results import Report
 from raydistill.settings.config import BalanceConfig
 from raydistill.settings.networks import SpecialistsConfig
 from raydistill.stages.feeding import sample_rows
@@ -205,16 +210,20 @@ def reports(tmp_path_factory):
                 generalist={"epochs": 6},
                 student={"epochs": 8},
                 balance=balance,
+                transfer={"without": ["1"]} if balance == {"prior": "sqrt"} else {},
+                report={"int8": balance == {"prior": "sqrt"}},
             )
         )
         for name, balance in (
             ("plain", {}),
             ("equal", {"prior": "equal"}),
             ("both", {"prior": "equal", "sampling": "sqrt"}),
+            ("sampling", {"sampling": "equal"}),
+            ("sqrt", {"prior": "sqrt"}),
         )
     }
     return {
-        name: read_report(run) | {"page": (run.stage_folder("report") / "report.html").read_text()}
+        name: read_report(run) | {"run": run, "page": (run.stage_folder("report") / "report.html").read_text()}
         for name, run in runs.items()
     }
 
@@ -254,6 +263,71 @@ def test_loss_and_calibration_that_look_worse_by_intent_are_told(reports, name, 
         assert f"balanced accuracy, {report['student']['balanced_accuracy']:.2%} for the student" in sentence
 
 
+def find_weights(run, prior):
+    """Of the test examples, (N,): wanted share of the class / its share of the test split."""
+    labels = np.load(run.stage_folder("report") / "labels.npy")
+    fit = np.load(run.stage_folder("splits") / "fit.npy")
+    wanted = np.bincount(np.load(run.stage_folder("data") / "y.npy")[fit]) ** (1 - EXPONENT[prior])
+    return (wanted / wanted.sum() / (np.bincount(labels) / len(labels)))[labels]
+
+
+@pytest.mark.parametrize(("name", "prior"), [("equal", "equal"), ("both", "equal"), ("sqrt", "sqrt")])
+def test_models_are_judged_at_the_shares_wanted(reports, name, prior):
+    report = reports[name]
+    weights, stage = find_weights(report["run"], prior), report["run"].stage_folder("report")
+    right = dict(zip(report["models"], np.load(stage / "predicted.npy") == np.load(stage / "labels.npy"), strict=True))
+    for model, correct in right.items():
+        figures = report.get(model) or report["controls"][model]
+        assert figures["accuracy_at_prior"] == pytest.approx(np.average(correct, weights=weights)), model
+        assert (figures["accuracy_at_prior"] == pytest.approx(figures["balanced_accuracy"])) is (prior == "equal")
+        assert f"{figures['accuracy_at_prior']:.2%}" in format_table(report)
+        assert f"<td>{figures['accuracy_at_prior']:.2%}</td>" in report["page"]
+    for pair, test in report["significance"].items():
+        first, second = (np.average(right[model], weights=weights) for model in pair.split("_vs_"))
+        assert test["difference"] == pytest.approx(first - second, abs=1e-7), pair
+
+
+@pytest.mark.parametrize(
+    ("name", "measure"), [("equal", "balanced accuracy"), ("sqrt", "weighted accuracy"), ("plain", None)]
+)
+def test_table_verdict_and_page_say_by_what_models_are_judged(reports, name, measure):
+    report = reports[name]
+    text, page = format_table(report), report["page"]
+    assert ("Models are judged by" in text) is (measure is not None)
+    assert ("McNemar" in page) is (measure is None)
+    assert ("weighted test examples right" in text) is (measure is not None)
+    card = "test accuracy" if measure is None else measure
+    assert page.count(f'<dd class="note meta">{card}</dd>') == 1
+    if measure is not None:
+        assert f"Models are judged by {measure}: test examples are weighted to" in report["verdict"]["sentences"][0]
+        assert f", by {measure}</h2>" in page
+        assert f"{report['student']['accuracy_at_prior']:.2%}" in " ".join(report["verdict"]["sentences"])
+        assert text.splitlines()[0].split()[1] == measure.split()[0]
+    head = f" accuracy | {measure} | top-5 " if measure else " accuracy | top-5 "
+    assert f"| |{head}| loss, nats |" in describe_results(report)
+    assert (f'right">{measure}</th>' in Report(report["run"])._repr_html_()) is (measure is not None)
+
+
+@pytest.mark.parametrize("name", ["plain", "sampling"])
+def test_with_natural_shares_nothing_is_weighted(reports, name):
+    assert "accuracy_at_prior" not in json.dumps({key: reports[name][key] for key in ("student", "controls")})
+    assert "weighted" not in format_table(reports[name])
+    for pair, test in reports[name]["significance"].items():
+        gained, lost = test["first_only_right"], test["second_only_right"]
+        assert test["p_value"] == pytest.approx(binomtest(gained, gained + lost).pvalue if gained + lost else 1.0), pair
+
+
+def test_a_repair_and_8_bit_integers_are_told_at_the_shares_wanted(reports):
+    report = reports["sqrt"]
+    sentences = " ".join(report["verdict"]["sentences"])
+    before, after, int8 = (
+        f"{figures['accuracy_at_prior']:.2%}"
+        for figures in (report["student"]["repair"]["unrepaired"], report["student"], report["int8"])
+    )
+    assert f"took the student from {before} of the weighted test examples right to {after}." in sentences
+    assert f"In 8-bit integers the student is right in {int8} instead of {after}" in sentences
+
+
 def test_distances_are_total_variations():
     fit, test = np.array([600, 600, 600, 600, 30, 30]), np.array([400, 400, 400, 400, 20, 20])
     for prior, exponent in EXPONENT.items():
@@ -266,7 +340,7 @@ def test_distances_are_total_variations():
 def test_a_test_split_of_the_shares_wanted_has_nothing_to_explain():
     """As the benchmarks of long tails have it: uneven training examples, an even test split."""
     fit, even = torch.tensor([500, 50, 5]), torch.tensor([100, 100, 100])
-    student = {"balanced_accuracy": 0.5}
+    student = {"accuracy_at_prior": 0.5, "test_accuracy": 0.9}
     for prior, test, told in (
         ("equal", even, False),
         ("equal", fit, True),

@@ -34,6 +34,7 @@ def group(fixed, broken, seconds, generalist=0.5, ensemble=0.6):
 def test_models_come_in_the_order_of_their_accuracy():
     numbers = {
         "models": ["generalist", "ensemble", "student", "labels_only"],
+        "balance": {"prior": "natural"},
         "generalist": {"test_accuracy": 0.80},
         "ensemble": {"test_accuracy": 0.82},
         "student": {"test_accuracy": 0.81},
@@ -43,6 +44,15 @@ def test_models_come_in_the_order_of_their_accuracy():
         "Most often right is the ensemble (82.00%), then the student (81.00%), the generalist (80.00%) and the control"
         " on labels only (78.00%)."
     )
+    for prior, measure in (("equal", "balanced accuracy"), ("sqrt", "weighted accuracy")):
+        numbers["balance"]["prior"] = prior
+        for name, value in (("generalist", 0.6), ("ensemble", 0.5), ("student", 0.7)):
+            numbers[name]["accuracy_at_prior"] = value
+        numbers["controls"]["labels_only"]["accuracy_at_prior"] = 0.4
+        assert conclusions.conclude_accuracies(numbers).endswith(
+            f"(78.00%). By {measure} the first is the student (70.00%), then the generalist (60.00%), the ensemble"
+            " (50.00%) and the control on labels only (40.00%)."
+        )
 
 
 @pytest.mark.parametrize(
@@ -104,8 +114,10 @@ def test_errors_without_groups_or_without_errors():
     ],
 )
 def test_examples_mended_and_broken(teacher, pair, counts, told):
-    numbers = {"teacher": teacher, "significance": significance((pair, 0.02, *counts))}
+    numbers = {"teacher": teacher, "significance": significance((pair, 0.02, *counts)), "balance": {"prior": "natural"}}
     assert told in conclusions.conclude_changes(numbers)
+    numbers["balance"]["prior"] = "equal"
+    assert conclusions.conclude_changes(numbers).endswith(" (p = 0.02, weighted).")
 
 
 @pytest.mark.parametrize(

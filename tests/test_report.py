@@ -1,5 +1,6 @@
 """The report: its figures against independent formulas, its verdict on planted runs, its page on hostile input."""
 
+import itertools
 import json
 import math
 import re
@@ -10,7 +11,8 @@ import pytest
 import torch
 from builders import quick_config, run_quick
 from markupsafe import escape
-from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from scipy.stats import norm
+from sklearn.metrics import accuracy_score, log_loss, recall_score, top_k_accuracy_score
 
 from raydistill.data.arrays import open_examples, read_split
 from raydistill.errors import RunFolderError
@@ -149,6 +151,51 @@ def test_mcnemar_agrees_with_the_binomial_sum(first_only, second_only):
     assert test.p_value == pytest.approx(min(1.0, 2 * tail) if n else 1.0)
     assert (test.first_only_right, test.second_only_right) == (first_only, second_only)
     assert test.difference == pytest.approx((first_only - second_only) / (n + 60))
+
+
+@pytest.mark.parametrize(
+    "signed",
+    [
+        [3.0, 3.0, 0.25, 0.25, -0.25, 0.25, 0.25, -0.25, 0.25, 0.25],
+        [6.0, 0.5, -0.5, -0.5, -0.5],  # one heavy example decides
+        [-2.0, 0.3, 0.3],
+        [1.0, 0.7, 0.4, -0.7, 0.4, 0.4, 1.0, 1.0, 0.7, 0.4, 1.0, 0.7],
+        [0.1, 0.2, -0.3],  # a sum of 0
+    ],
+)
+def test_weighted_p_agrees_with_all_flips_of_signs(signed):
+    sums = np.array(list(itertools.product((-1, 1), repeat=len(signed)))) @ np.abs(signed)
+    expected = (np.abs(sums) >= abs(sum(signed)) - 1e-9).mean()
+    weights = torch.tensor([abs(value) for value in signed] + [1.0, 2.0], dtype=torch.float64)
+    first = torch.tensor([value > 0 for value in signed] + [True, False])
+    second = torch.tensor([value < 0 for value in signed] + [True, False])
+    test = compare_models(first, second, weights)
+    assert test.p_value == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 20_000) + 1e-4)
+    assert compare_models(second, first, weights).p_value == test.p_value
+
+
+def test_a_weighted_difference_is_that_of_balanced_accuracies():
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [300, 60, 9])
+    predicted = [np.where(generator.random(369) < share, labels, 3) for share in (0.8, 0.7)]
+    weights = (369 / 3 / np.bincount(labels))[labels]
+    right = [said == labels for said in predicted]
+    test = compare_models(*map(torch.tensor, right), torch.tensor(weights))
+    recalls = [recall_score(labels, said, labels=[0, 1, 2], average="macro", zero_division=0) for said in predicted]
+    assert test.difference == pytest.approx(recalls[0] - recalls[1])
+    signed = weights * (right[0].astype(float) - right[1])
+    assert test.interval == pytest.approx(
+        norm.interval(0.95, loc=test.difference, scale=np.std(signed) / math.sqrt(369)), abs=1e-6
+    )
+
+
+def test_equal_weights_are_mcnemars_test_and_sure_differences_are_told():
+    pair = right_and_wrong(400, 330)
+    assert compare_models(*pair, torch.ones(790, dtype=torch.float64)) == compare_models(*pair)
+    weights = 1 + 1e-3 * torch.rand(790, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weighted = compare_models(*pair, weights)
+    assert weighted.p_value == pytest.approx(compare_models(*pair).p_value, abs=0.004)
+    assert compare_models(*right_and_wrong(400, 100), weights[:560]).p_value < 1e-4
 
 
 def test_the_interval_covers_as_often_as_it_says():
@@ -395,6 +442,84 @@ def test_verdict_tells_of_a_repair(classes, told):
     text = " ".join(judge_run(planted(repair=repair))["sentences"])
     assert told in text
     assert "took the student from 71.00% of the test examples right to 82.00%." in text
+
+
+def planted_uneven(prior):
+    """9,000 test examples of a frequent class, 1,000 of a rare one: labels only are right more often, but less evenly.
+
+    The student wins by balanced accuracy, 80 % to 74.5 %, and loses by plain accuracy, 80 % to 94.1 %.
+    """
+    right = {
+        name: torch.cat([torch.arange(9000) < 9000 * frequent, torch.arange(1000) < 1000 * rare])
+        for name, (frequent, rare) in {
+            "generalist": (0.70, 0.70),
+            "ensemble": (0.80, 0.80),
+            "student": (0.80, 0.80),
+            "labels_only": (0.99, 0.50),
+        }.items()
+    }
+    weights = (
+        None
+        if prior == "natural"
+        else torch.tensor([5 / 9, 5.0], dtype=torch.float64).repeat_interleave(torch.tensor([9000, 1000]))
+    )
+    numbers = planted(targets=None)
+    for name, correct in right.items():
+        figures = numbers.get(name) or numbers["controls"][name]
+        figures["test_accuracy"] = float(correct.double().mean())
+        if weights is not None:
+            figures["accuracy_at_prior"] = float((correct[:9000].double().mean() + correct[9000:].double().mean()) / 2)
+    pairs = [name.split("_vs_") for name in numbers["significance"]]
+    numbers["significance"] = {
+        f"{first}_vs_{second}": vars(compare_models(right[first], right[second], weights)) for first, second in pairs
+    }
+    distance = {"to_training": 0.0, "to_prior": 0.4}
+    return numbers | {"balance": {"prior": prior, "test_distance": distance}}
+
+
+def test_advice_follows_the_shares_that_were_asked_for():
+    plain, equal = judge_run(planted_uneven("natural")), judge_run(planted_uneven("equal"))
+    assert not plain["student_beats_controls"]
+    assert plain["sentences"][-1].startswith("Ship the network that was trained on labels only")
+    assert "worse than on labels only (94.10%, p < 0.0001)" in plain["sentences"][2]
+    assert equal["student_beats_controls"]
+    assert equal["sentences"][0] == (
+        "Models are judged by balanced accuracy: test examples are weighted to classes that are all as frequent, as"
+        " balance.prior equal wants."
+    )
+    assert equal["sentences"][1] == (
+        "The specialists paid: 70.00% of the weighted test examples right with the generalist alone, 80.00% with its"
+        " 16 specialists (p < 0.0001), 33% fewer errors."
+    )
+    assert "better than on labels only (74.50%, p < 0.0001)" in equal["sentences"][3]
+    assert "look at balanced accuracy, 80.00% for the student" in equal["sentences"][4]
+    assert equal["sentences"][-1] == "Ship the student."
+
+
+def test_who_is_missing_comes_before_by_what_models_are_judged():
+    skipped = [{"index": 1, "classes": ["a"], "attempts": 3, "reason": "none"}]
+    sentences = judge_run(planted_uneven("equal") | {"skipped": skipped})["sentences"]
+    assert sentences[0].startswith("The ensemble is degraded")
+    assert sentences[1].startswith("Models are judged by balanced accuracy")
+
+
+def test_plain_distillation_keeps_a_lead_at_the_shares_that_were_asked_for():
+    """The teacher leads by balanced accuracy alone."""
+    numbers = planted("generalist", generalist=0.80, student=0.80, labels_only=0.94)
+    assert judge_run(numbers)["student_kept"] is None
+    for figures, value in (
+        (numbers["generalist"], 0.80),
+        (numbers["student"], 0.78),
+        (numbers["controls"]["labels_only"], 0.70),
+    ):
+        figures["accuracy_at_prior"] = value
+    numbers["balance"]["prior"] = "sqrt"
+    verdict = judge_run(numbers)
+    assert verdict["student_kept"] == pytest.approx(0.8)
+    assert (
+        "is right in 78.00% of the weighted test examples; its teacher, 1,000 parameters, in 80.00%"
+        in (verdict["sentences"][1])
+    )
 
 
 # the run's report

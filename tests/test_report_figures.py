@@ -342,8 +342,12 @@ def test_the_headline(teacher, difference, p, kept, told):
         "teacher": teacher,
         "verdict": {"student_kept": kept},
         "significance": {f"{teacher}_vs_generalist": test},
+        "balance": {"prior": "natural"},
     }
     assert write_headline(numbers) == told
+    for prior, measure in (("equal", "balanced accuracy"), ("sqrt", "weighted accuracy")):
+        numbers["balance"]["prior"] = prior
+        assert write_headline(numbers) == f"{told}, by {measure}"
 
 
 def test_sizes_and_letters_are_told_in_words():

@@ -17,7 +17,7 @@ from raydistill.data.new_images import find_sides
 from raydistill.data.splits import SPLITS
 from raydistill.deployment.quantise import describe_cost
 from raydistill.errors import RunFolderError
-from raydistill.report.table import list_models, read_report
+from raydistill.report.table import list_models, list_weighted, read_report
 from raydistill.stages.roles import STUDENT
 from raydistill.storage.files import read_json
 from raydistill.storage.run_folder import RunFolder
@@ -121,17 +121,20 @@ def describe_results(report: dict[str, Any] | None) -> str:
     """The models of the report side by side, and the verdict."""
     if report is None:
         return "## Results\n\nNot measured: the run has no report yet."
+    weighted = [name for name, _ in list_weighted(report, report["generalist"])]
+    head = ["", "accuracy", *weighted, "top-5", "loss, nats", "calibration error", "parameters"]
     lines = [
         "## Results",
         "",
         f"On {report['data']['splits']['test']:,} test examples, which no training and no choice has seen:",
         "",
-        "| | accuracy | top-5 | loss, nats | calibration error | parameters |",
-        "|---|---|---|---|---|---|",
+        f"|{' | '.join(head)} |",
+        "|---" * len(head) + "|",
     ]
     for name, figures in list_models(report):
         top5 = "" if figures["test_top5"] is None else f"{figures['test_top5']:.2%}"
-        cells = [f"{figures['test_accuracy']:.2%}", top5, f"{figures['test_nll']:.4f}"]
+        cells = [f"{figures['test_accuracy']:.2%}", *(value for _, value in list_weighted(report, figures))]
+        cells += [top5, f"{figures['test_nll']:.4f}"]
         cells += [f"{figures['test_calibration_error']:.2%}", f"{figures['parameters']:,}"]
         lines.append(f"| {_plain(name)} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(f"- {_plain(sentence)}" for sentence in report["verdict"]["sentences"])])

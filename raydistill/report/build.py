@@ -27,6 +27,7 @@ from raydistill.report.describe import (
     describe_machine,
     describe_skipped,
     describe_transfer,
+    weigh_tests,
 )
 from raydistill.report.examination import Facts, answer_test
 from raydistill.report.int8 import add_int8
@@ -73,7 +74,8 @@ def collect_numbers(context: Context, models: dict[str, Answers], facts: Facts) 
     run, config = context.run, context.config
     search = read_json(run.stage_folder("search") / "search.json")
     names = context.examples.class_names
-    figures = {name: {**measure_model(answers, names), **facts[name]} for name, answers in models.items()}
+    weights = weigh_tests(context, models["generalist"].labels)
+    figures = {name: {**measure_model(answers, names, weights), **facts[name]} for name, answers in models.items()}
     figures["generalist"] |= describe_generalist(context)
     figures[STUDENT] |= {name: search["best"][name] for name in ("temperature", "label_weight")}
     controls, shown = list_controls(config), list_shown(student_teacher(config))
@@ -90,7 +92,7 @@ def collect_numbers(context: Context, models: dict[str, Answers], facts: Facts) 
         **collect_groups(context, {name: models[name] for name in shown}),
         "reliability": {name: measure_reliability(models[name]) for name in shown},
         "significance": {
-            f"{first}_vs_{second}": asdict(compare_models(models[first].correct, models[second].correct))
+            f"{first}_vs_{second}": asdict(compare_models(models[first].correct, models[second].correct, weights))
             for first, second in list_comparisons(config)
         },
         "search": search,

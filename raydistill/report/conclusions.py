@@ -6,7 +6,7 @@ numbers for has none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 from raydistill.report.economy import (
@@ -18,7 +18,7 @@ from raydistill.report.economy import (
 )
 from raydistill.report.kept import conclude_kept
 from raydistill.report.names import NAMES, Numbers, begin_sentence, figures_of
-from raydistill.report.shares import describe_shares
+from raydistill.report.shares import describe_shares, judged_accuracy, name_measure, say_weighted
 from raydistill.report.verdict import SIGNIFICANT, format_p, name_classes
 from raydistill.stages.roles import STUDENT
 from raydistill.words import join_words
@@ -36,9 +36,11 @@ def conclude(numbers: Numbers) -> dict[str, str]:
 
 def conclude_accuracies(numbers: Numbers) -> str:
     """Models by how often they are right."""
-    ranked = sorted(numbers["models"], key=lambda name: -figures_of(numbers, name)["test_accuracy"])
-    told = [f"{NAMES[name]} ({figures_of(numbers, name)['test_accuracy']:.2%})" for name in ranked]
-    return f"Most often right is {told[0]}, then {join_words(told[1:])}."
+    plain = {name: figures_of(numbers, name)["test_accuracy"] for name in numbers["models"]}
+    judged = {name: judged_accuracy(figures_of(numbers, name)) for name in numbers["models"]}
+    return f"Most often right is {_rank(plain)}." + say_weighted(
+        numbers, f" By {name_measure(numbers)} the first is {_rank(judged)}."
+    )
 
 
 def conclude_comparisons(numbers: Numbers) -> str:
@@ -86,7 +88,7 @@ def conclude_changes(numbers: Numbers) -> str | None:
     ratio = f", {fixed / broken:.1f} for one" if broken else ""
     return (
         f"{begin_sentence(NAMES[model])} mends {fixed:,} test examples that the generalist has wrong and"
-        f" breaks {broken:,} that it has right{ratio} ({format_p(test)})."
+        f" breaks {broken:,} that it has right{ratio} ({format_p(test)}{say_weighted(numbers, ', weighted')})."
     )
 
 
@@ -184,6 +186,13 @@ SENTENCES: dict[str, Callable[[Numbers], str | None]] = {
     "serving": conclude_serving,
     "time": conclude_time,
 }
+
+
+def _rank(accuracies: Mapping[str, float]) -> str:
+    """Models and their accuracies, the best first."""
+    ranked = sorted(accuracies, key=lambda name: -accuracies[name])
+    told = [f"{NAMES[name]} ({accuracies[name]:.2%})" for name in ranked]
+    return f"{told[0]}, then {join_words(told[1:])}"
 
 
 def _change(before: int, after: int) -> str:

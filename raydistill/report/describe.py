@@ -22,6 +22,7 @@ from raydistill.report.changes import count_changes
 from raydistill.report.shares import measure_distances
 from raydistill.stages.context import Context
 from raydistill.stages.data import list_given
+from raydistill.stages.feeding import open_balance
 from raydistill.stages.groups import read_members, read_skipped
 from raydistill.stages.networks import read_training
 from raydistill.stages.roles import STUDENT
@@ -64,6 +65,17 @@ def describe_balance(context: Context, test_labels: Tensor) -> dict[str, Any]:
         "largest_class": {"class": context.examples.class_names[int(counts.argmax())], "examples": int(counts.max())},
         "smallest_class": {"class": context.examples.class_names[int(counts.argmin())], "examples": int(counts.min())},
     }
+
+
+def weigh_tests(context: Context, labels: Tensor) -> Tensor | None:
+    """What each test example counts for at the shares that balance.prior wants: (N,), of mean 1; None where natural.
+
+    labels: (N,), of the test examples. The shares are those of the classes that have test examples.
+    """
+    balance = open_balance(context.run, context.config, context.examples)
+    if balance is None or balance.prior == 0:
+        return None
+    return balance.weigh_classes(labels.bincount(minlength=context.examples.classes))[labels]
 
 
 def describe_transfer(context: Context) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch.nn.functional import log_softmax
 from raydistill.method.teacher import Teachers
 from raydistill.networks.models import count_parameters
 from raydistill.report.answers import Answers, join_answers, reduce_answers
+from raydistill.report.describe import weigh_tests
 from raydistill.report.metrics import measure_model
 from raydistill.report.serving import measure_serving
 from raydistill.stages.context import Context
@@ -114,10 +115,11 @@ def answer_student(
             unrepaired.append(reduce_answers(log_softmax(logits - spread_offsets(repair, logits), dim=1), labels))
     facts: dict[str, Any] = {"parameters": count_parameters(model)}
     if repair is not None:
+        before = join_answers(unrepaired)
         facts["repair"] = {
             "classes": [examples.class_names[index] for index in repair["classes"]],
             "offsets": repair["offsets"],
-            "unrepaired": measure_model(join_answers(unrepaired), examples.class_names),
+            "unrepaired": measure_model(before, examples.class_names, weigh_tests(context, before.labels)),
         }
     ask: Callable[[Tensor], Tensor] = lambda batch: predict_logits(model, batch)  # noqa: E731
     return join_answers(answers), facts, lambda: measure_serving(ask, examples.x, rows, [folder])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from raydistill.report.shares import judged_accuracy, name_measure, say_weighted
 from raydistill.report.verdict import format_share, outcome_of
 from raydistill.stages.roles import STUDENT
 
@@ -15,17 +16,8 @@ WHO = {"ensemble": "The specialists", "seeds": "The ensemble"}
 
 
 def write_headline(numbers: Mapping[str, Any]) -> str:
-    """The verdict in one line."""
-    kept = numbers["verdict"]["student_kept"]
-    if numbers["teacher"] == "generalist":
-        if kept is None:
-            return "The teacher has no lead over labels alone"
-        return f"The student kept {format_share(kept)} lead that its teacher has over labels alone"
-    who = WHO[numbers["teacher"]]
-    outcome = outcome_of(numbers["significance"][f"{numbers['teacher']}_vs_generalist"])
-    if outcome != "better" or kept is None:
-        return f"{who} {'did harm' if outcome == 'worse' else 'made no significant difference'}"
-    return f"{who} paid, and the student kept {format_share(kept)} gain"
+    """The verdict in one line, and by what, where test examples are weighted."""
+    return _sum_up(numbers) + say_weighted(numbers, f", by {name_measure(numbers)}")
 
 
 def list_cards(numbers: Mapping[str, Any], labels: Mapping[str, str]) -> list[dict[str, str]]:
@@ -35,10 +27,9 @@ def list_cards(numbers: Mapping[str, Any], labels: Mapping[str, str]) -> list[di
     """
     teacher, cards = numbers["teacher"], []
     for name in dict.fromkeys(("generalist", teacher, STUDENT)):
-        note = "test accuracy" if name == "generalist" else _against(numbers, name)
-        cards.append(
-            {"value": f"{numbers[name]['test_accuracy']:.2%}", "label": labels[name], "note": note, "model": name}
-        )
+        note = name_measure(numbers) if name == "generalist" else _against(numbers, name)
+        value = f"{judged_accuracy(numbers[name]):.2%}"
+        cards.append({"value": value, "label": labels[name], "note": note, "model": name})
     models = numbers["serving"]["models"]
     smaller = models[teacher]["weight_bytes"] / models[STUDENT]["weight_bytes"]
     faster = models[teacher]["one_ms"] / models[STUDENT]["one_ms"]
@@ -68,6 +59,19 @@ def format_bytes(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count:.0f} B"
+
+
+def _sum_up(numbers: Mapping[str, Any]) -> str:
+    kept = numbers["verdict"]["student_kept"]
+    if numbers["teacher"] == "generalist":
+        if kept is None:
+            return "The teacher has no lead over labels alone"
+        return f"The student kept {format_share(kept)} lead that its teacher has over labels alone"
+    who = WHO[numbers["teacher"]]
+    outcome = outcome_of(numbers["significance"][f"{numbers['teacher']}_vs_generalist"])
+    if outcome != "better" or kept is None:
+        return f"{who} {'did harm' if outcome == 'worse' else 'made no significant difference'}"
+    return f"{who} paid, and the student kept {format_share(kept)} gain"
 
 
 def _against(numbers: Mapping[str, Any], name: str) -> str:

@@ -14,7 +14,9 @@ from torch.nn.functional import log_softmax
 from raydistill.deployment.quantise import choose_calibration, quantise
 from raydistill.networks.models import count_parameters
 from raydistill.report.answers import Answers, join_answers, reduce_answers
+from raydistill.report.describe import weigh_tests
 from raydistill.report.metrics import compare_models, measure_model
+from raydistill.report.shares import judged_accuracy
 from raydistill.report.verdict import format_p
 from raydistill.stages.context import Context
 from raydistill.stages.networks import build_student, load_weights
@@ -44,12 +46,13 @@ def measure_int8(context: Context, rows: Tensor, student: Answers) -> dict[str, 
             for part in split_blocks(rows, examples)
         ]
     )
+    weights = weigh_tests(context, answers.labels)
     return {
-        **measure_model(answers, examples.class_names),
+        **measure_model(answers, examples.class_names, weights),
         "parameters": count_parameters(model),
         "file_bytes": len(small.data),
         "float32_file_bytes": small.full_bytes,
-        "against_student": asdict(compare_models(answers.correct, student.correct)),
+        "against_student": asdict(compare_models(answers.correct, student.correct, weights)),
     }
 
 
@@ -57,7 +60,7 @@ def describe_int8(numbers: dict[str, Any]) -> str:
     """What 8-bit integers cost and save, in a sentence."""
     int8 = numbers["int8"]
     return (
-        f"In 8-bit integers the student is right in {int8['test_accuracy']:.2%} instead of"
-        f" {numbers[STUDENT]['test_accuracy']:.2%} ({format_p(int8['against_student'])}), and its file has"
+        f"In 8-bit integers the student is right in {judged_accuracy(int8):.2%} instead of"
+        f" {judged_accuracy(numbers[STUDENT]):.2%} ({format_p(int8['against_student'])}), and its file has"
         f" {int8['file_bytes']:,} bytes instead of {int8['float32_file_bytes']:,}."
     )

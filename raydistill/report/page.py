@@ -27,6 +27,7 @@ from raydistill.report.headline import format_bytes, list_cards, write_headline
 from raydistill.report.kept import list_kept
 from raydistill.report.matrices import ALL_PAIRS, name_pairs, show_whole, zoom_groups
 from raydistill.report.names import LABELS
+from raydistill.report.shares import name_measure, say_weighted
 from raydistill.report.table import CONTROLS, list_models
 from raydistill.report.timeline import Timeline
 from raydistill.report.verdict import PAID, SIGNIFICANT, format_p, name_classes
@@ -74,6 +75,8 @@ def render_page(inputs: PageInputs) -> str:
             went_well=numbers["verdict"][PAID[numbers["teacher"]]],
             shown_names=SHOWN_NAMES,
             significant=SIGNIFICANT,
+            measure=name_measure(numbers),
+            weighted=say_weighted(numbers),
             total_seconds=total,
             themes={"light": palette.LIGHT, "dark": palette.DARK},
             pictures={name: Markup(svg) for name, svg in draw_pictures(inputs).items()},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from raydistill.errors import RunFolderError
+from raydistill.report.shares import AT_PRIOR, name_measure
 from raydistill.storage.files import read_json
 from raydistill.storage.run_folder import RunFolder
 
@@ -49,15 +50,23 @@ def count_specialists(report: dict[str, Any]) -> str:
     return f"{there} of {there + skipped}" if skipped else f"{there}"
 
 
+def list_weighted(report: dict[str, Any], figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """Name and value of a model's accuracy at the shares wanted, for its column; [] where these are natural."""
+    return [(name_measure(report), f"{figures[AT_PRIOR]:.2%}")] if AT_PRIOR in figures else []
+
+
 def format_table(report: dict[str, Any]) -> str:
-    """Accuracy, top-5 accuracy, loss, calibration and size of each model on the test split, then the verdict."""
+    """Accuracy (also at the shares wanted), top-5 accuracy, loss, calibration, size of each model, then the verdict."""
     models = list_models(report)
     width = max(len(name) for name, _ in models)
     with_top5 = report["generalist"]["test_top5"] is not None
-    head = f"{'':{width}} {'accuracy':>9}{'top-5':>9}" if with_top5 else f"{'':{width}} {'accuracy':>9}"
+    head = f"{'':{width}} {'accuracy':>9}"
+    head += "".join(f"{name.split()[0]:>10}" for name, _ in list_weighted(report, report["generalist"]))
+    head += f"{'top-5':>9}" if with_top5 else ""
     lines = [f"{head}{'loss, nats':>12}{'calibration':>13}{'parameters':>12}"]
     for name, figures in models:
         line = f"{name:{width}} {figures['test_accuracy']:>9.2%}"
+        line += "".join(f"{value:>10}" for _, value in list_weighted(report, figures))
         line += f"{figures['test_top5']:>9.2%}" if with_top5 else ""
         line += f"{figures['test_nll']:>12.4f}{figures['test_calibration_error']:>13.2%}{figures['parameters']:>12,}"
         lines.append(line)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from raydistill.report.shares import describe_shares
+from raydistill.report.shares import describe_measure, describe_shares, judged_accuracy, say_weighted
 from raydistill.words import join_words, list_some
 
 SIGNIFICANT = 0.01  # p below it counts as a difference
@@ -31,8 +31,10 @@ def judge_run(numbers: dict[str, Any]) -> dict[str, Any]:
     against = {name: outcome_of(numbers["significance"][f"student_vs_{name}"]) for name in numbers["controls"]}
     judge = judge_distillation if numbers["teacher"] == "generalist" else judge_ensemble
     verdicts, sentences, knows_more = judge(numbers)
+    if (measure := describe_measure(numbers)) is not None:
+        sentences.insert(1 if numbers.get("skipped") else 0, measure)
     if "repair" in numbers["student"]:
-        sentences.append(describe_repair(numbers["student"]))
+        sentences.append(describe_repair(numbers))
     if (shares := describe_shares(numbers)) is not None:
         sentences.append(shares)
     return {
@@ -60,7 +62,7 @@ def judge_ensemble(numbers: dict[str, Any]) -> tuple[dict[str, Any], list[str], 
 def judge_distillation(numbers: dict[str, Any]) -> tuple[dict[str, Any], list[str], bool]:
     """Where the generalist teaches: verdicts, their sentences, and whether it knows more than its student."""
     kept, labels_only = None, numbers["controls"].get("labels_only")
-    if labels_only and numbers["generalist"]["test_accuracy"] > labels_only["test_accuracy"]:
+    if labels_only and judged_accuracy(numbers["generalist"]) > judged_accuracy(labels_only):
         kept = share_kept(numbers, labels_only)
     knows_more = outcome_of(numbers["significance"]["student_vs_generalist"]) == "worse"
     return {"student_kept": kept}, [describe_distillation(numbers, kept)], knows_more
@@ -74,9 +76,9 @@ def outcome_of(comparison: dict[str, Any]) -> str:
 
 
 def share_kept(numbers: dict[str, Any], base: dict[str, Any]) -> float:
-    """(student - base) / (teacher - base), of test accuracies; 1 means the teacher's whole gain over the base."""
-    student, teacher = numbers["student"]["test_accuracy"], numbers[numbers["teacher"]]["test_accuracy"]
-    return float((student - base["test_accuracy"]) / (teacher - base["test_accuracy"]))
+    """(student - base) / (teacher - base), of judged_accuracy; 1 means the teacher's whole gain over the base."""
+    student, teacher = judged_accuracy(numbers["student"]), judged_accuracy(numbers[numbers["teacher"]])
+    return (student - judged_accuracy(base)) / (teacher - judged_accuracy(base))
 
 
 def describe_specialists(numbers: dict[str, Any], paid: str) -> str:
@@ -112,11 +114,11 @@ def describe_gain(numbers: dict[str, Any], who: str, how: str, paid: str) -> str
     generalist, teacher = numbers["generalist"], numbers[numbers["teacher"]]
     comparison = numbers["significance"][f"{numbers['teacher']}_vs_generalist"]
     figures = (
-        f"{generalist['test_accuracy']:.2%} of the test examples right with the generalist alone,"
-        f" {teacher['test_accuracy']:.2%} {how} ({format_p(comparison)})"
+        f"{judged_accuracy(generalist):.2%} of the {say_weighted(numbers)}test examples right with the generalist"
+        f" alone, {judged_accuracy(teacher):.2%} {how} ({format_p(comparison)})"
     )
     if paid == "better":
-        fewer = comparison["difference"] / max(1 - generalist["test_accuracy"], 1e-12)
+        fewer = comparison["difference"] / max(1 - judged_accuracy(generalist), 1e-12)
         return f"{who} paid: {figures}, {fewer:.0%} fewer errors."
     return f"{who} {'did harm' if paid == 'worse' else 'made no significant difference'}: {figures}."
 
@@ -136,7 +138,7 @@ def describe_rivals(numbers: dict[str, Any]) -> str:
     seeds, comparison = numbers["seeds"], numbers["significance"]["ensemble_vs_seeds"]
     outcome = {"no different": "no different from", "better": "better than", "worse": "worse than"}
     return (
-        f"With {seeds['members']} generalists of different seeds, {seeds['test_accuracy']:.2%} are right: generalist"
+        f"With {seeds['members']} generalists of different seeds, {judged_accuracy(seeds):.2%} are right: generalist"
         f" and specialists are {outcome[outcome_of(comparison)]} those ({format_p(comparison)})."
     )
 
@@ -145,7 +147,7 @@ def describe_student(numbers: dict[str, Any], kept: float | None) -> str:
     """Whether the student kept the ensemble's gain."""
     student, teacher = numbers["student"], numbers[numbers["teacher"]]
     size = f"{student['parameters']:,} parameters for the ensemble's {teacher['parameters']:,}"
-    accuracy = f"the student is right in {student['test_accuracy']:.2%}, with {size}"
+    accuracy = f"the student is right in {judged_accuracy(student):.2%}, with {size}"
     if kept is None:
         return f"There is no gain to keep: {accuracy}."
     return f"The student kept {format_share(kept)} gain: {accuracy}."
@@ -155,13 +157,14 @@ def describe_distillation(numbers: dict[str, Any], kept: float | None) -> str:
     """The student between its teacher, the generalist, and the same network on labels only."""
     student, teacher, labels_only = numbers["student"], numbers["generalist"], numbers["controls"].get("labels_only")
     text = (
-        f"The student, {student['parameters']:,} parameters, is right in {student['test_accuracy']:.2%} of the test"
-        f" examples; its teacher, {teacher['parameters']:,} parameters, in {teacher['test_accuracy']:.2%}"
+        f"The student, {student['parameters']:,} parameters, is right in {judged_accuracy(student):.2%} of the"
+        f" {say_weighted(numbers)}test examples; its teacher, {teacher['parameters']:,} parameters, in"
+        f" {judged_accuracy(teacher):.2%}"
     )
     if labels_only is None:
         return f"{text}."
     text += (
-        f"; the same network {name_control(numbers, 'labels_only')} in {labels_only['test_accuracy']:.2%}"
+        f"; the same network {name_control(numbers, 'labels_only')} in {judged_accuracy(labels_only):.2%}"
         f" ({format_p(numbers['significance']['student_vs_labels_only'])})."
     )
     if kept is None:
@@ -176,7 +179,7 @@ def describe_controls(numbers: dict[str, Any]) -> str:
         comparison = numbers["significance"][f"student_vs_{name}"]
         than = "from" if outcome_of(comparison) == "no different" else "than"
         parts.append(
-            f"{outcome_of(comparison)} {than} {name_control(numbers, name)} ({figures['test_accuracy']:.2%},"
+            f"{outcome_of(comparison)} {than} {name_control(numbers, name)} ({judged_accuracy(figures):.2%},"
             f" {format_p(comparison)})"
         )
     return f"Against the same network with the same steps and seed, it is {join_words(parts)}."
@@ -188,14 +191,16 @@ def name_control(numbers: dict[str, Any], name: str) -> str:
     return HOW_LEARNED[name] + (" with early stopping" if early else "")
 
 
-def describe_repair(student: dict[str, Any]) -> str:
+def describe_repair(numbers: dict[str, Any]) -> str:
     """Which classes' biases were fitted, and the student's accuracy before and after."""
-    names, repair = student["repair"]["classes"], student["repair"]
+    student, repair = numbers["student"], numbers["student"]["repair"]
+    names = repair["classes"]
     classes, whose = ("class", "its bias was") if len(names) == 1 else ("classes", "their biases were")
     return (
         f"The transfer set has few or no examples of {classes} {name_classes(names)}; {whose}"
-        f" fitted on the tune split, which took the student from {repair['unrepaired']['test_accuracy']:.2%} of the"
-        f" test examples right to {student['test_accuracy']:.2%}."
+        f" fitted on the tune split, which took the student from"
+        f" {judged_accuracy(repair['unrepaired']):.2%} of the {say_weighted(numbers)}test examples right to"
+        f" {judged_accuracy(student):.2%}."
     )
 
 
@@ -232,6 +237,6 @@ def format_share(kept: float) -> str:
 
 
 def format_p(comparison: dict[str, Any]) -> str:
-    """McNemar's p, such as 'p = 0.03' or 'p < 0.0001'."""
+    """A comparison's p, such as 'p = 0.03' or 'p < 0.0001'."""
     p = comparison["p_value"]
     return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
