@@ -27,7 +27,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	@echo "== tests"
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/installed
 	@echo "== all tests"

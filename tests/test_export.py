@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -67,6 +69,18 @@ def test_files_answer_batches_of_any_size_as_the_student_does(request, capfd, tm
             expected = student(batch[:size]).numpy()
         np.testing.assert_allclose(ask(path, batch[:size].clone()), expected, atol=1e-4)
     assert read_json(tmp_path / "config.json")["classes"] == [str(index) for index in range(10)]
+
+
+@pytest.mark.parametrize("form", ["pt2", "onnx", "int8"])
+def test_no_path_of_this_machine_is_shipped(finished, tmp_path, form):
+    path = tmp_path / f"student.{form.replace('int8', 'onnx')}"
+    export_student(finished.path, form, path)
+    held = path.read_bytes()
+    if form == "pt2":
+        with zipfile.ZipFile(path) as archive:
+            held = b"".join(archive.read(name) for name in archive.namelist())
+    for package in (torch, module):
+        assert str(Path(package.__file__).parent).encode() not in held
 
 
 def test_a_folder_answers_without_the_run_and_without_ray(of_cnn, tmp_path):

@@ -40,7 +40,7 @@ def test_logits_are_near_and_the_file_is_small(both):
     assert error < 0.05 * expected.std()  # 8 bits: a step is a 255th of the range
     torch.testing.assert_close(small.full_answer(x), expected, atol=1e-4, rtol=1e-4)
     parameters = sum(parameter.numel() for parameter in student.parameters())
-    assert len(small.data) - small.full_bytes < -2.2 * parameters  # near 3 of 4 bytes, and some nodes more
+    assert len(small.data) - small.full_bytes < -2 * parameters  # 3 of 4 bytes, and 2 to 6 kB of nodes more
 
 
 def test_an_answer_does_not_depend_on_the_others_in_its_batch(both):

@@ -149,6 +149,9 @@ def _write_pt2(run: RunFolder, examples: Examples, student: nn.Module, target: P
     def write(path: Path, batch: Tensor) -> Answer:
         shapes = ({0: torch.export.Dim("batch")},)
         program = torch.export.export(student, (batch[:2].clone(),), dynamic_shapes=shapes)
+        for part in program.graph_module.modules():
+            for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+                node.meta.pop("stack_trace", None)  # it has paths of this machine
         torch.export.save(program, path, extra_files={CONFIG: json.dumps(described)})
         return torch.export.load(path).module()
 

@@ -44,6 +44,8 @@ def write_onnx(model: nn.Module, batch: Tensor, path: Path, metadata: Mapping[st
             verbose=False,
         )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)  # it has paths of this machine
     program.model.metadata_props.update(metadata or {})
     program.save(path)
 
