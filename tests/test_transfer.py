@@ -6,6 +6,8 @@ import torch
 from raydistill.data.transfer import choose_transfer_rows
 from raydistill.errors import ConfigError
 from raydistill.settings.config import TransferConfig
+from raydistill.stages import student as student_stage
+from raydistill.stages.student import find_places
 
 NAMES = ("a", "b", "c")
 ROWS = torch.arange(100, 400)
@@ -55,3 +57,10 @@ def test_share_and_classes_together():
 def test_wrong_classes_are_told(settings, told):
     with pytest.raises(ConfigError, match=told):
         choose(**settings)
+
+
+@pytest.mark.parametrize("large", [1 << 18, 10], ids=["table", "search"])
+def test_places_of_rows_in_the_transfer_set(monkeypatch, large):
+    monkeypatch.setattr(student_stage, "LARGE", large)
+    rows = torch.tensor([0, 3, 4, 17, 250])
+    assert find_places(rows)(torch.tensor([17, 0, 250, 3, 3, 4])).tolist() == [3, 0, 4, 1, 1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from raydistill.training.batches import Batch, Batches
 from raydistill.training.forward import place_model
 from raydistill.training.loop import Progress, train_model
 from raydistill.training.losses import Loss, WithGradient
+from raydistill.training.orders import LARGE
 from raydistill.training.scoring import score_labels
 from raydistill.training.workers import choose_device
 
@@ -212,9 +214,23 @@ def soft_loss(targets: SoftTargets, rows: Tensor, temperature: float, label_weig
 
     rows: (N,), ascending row numbers of the transfer set; the cache has their first views in this order, then the next.
     """
+    find = find_places(rows)
 
     def loss(logits: Tensor, batch: Batch) -> WithGradient:
-        positions = torch.searchsorted(rows, batch.rows).add_(batch.view * len(rows))
+        positions = find(batch.rows).add_(batch.view * len(rows))
         return targets.distil(logits, positions, batch.labels, temperature, label_weight)
 
     return loss
+
+
+def find_places(rows: Tensor) -> Callable[[Tensor], Tensor]:
+    """A function of row numbers (B,) that tells where among the ascending rows (N,) they are.
+
+    A table of numbers below LARGE; of others it would take memory by the row, and they are searched for, which takes
+    three times as long (23 for 7 µs a batch of 256).
+    """
+    if len(rows) and int(rows[-1]) < LARGE:
+        table = torch.zeros(int(rows[-1]) + 1, dtype=torch.long, device=rows.device)
+        table[rows] = torch.arange(len(rows), device=rows.device)
+        return lambda wanted: table[wanted]
+    return lambda wanted: torch.searchsorted(rows, wanted)
