@@ -192,9 +192,9 @@ def test_a_job_is_stopped_resumed_from_elsewhere_and_the_third_time_does_nothing
     code, lines = head.submit("raydistill", "status", "runs/job", folder=tmp_path, name="asked")
     assert code == 0
     assert lines[0] == f"{folder}: digits, not running"
-    states = {words[0]: " ".join(words[1:]) for words in map(str.split, lines[1:])}
+    states = {words[0]: " ".join(words[1:]) for words in map(str.split, lines[1:]) if words}
     assert states["groups"].startswith("done")
-    assert (states["specialists"], states["student"]) == ("begun", "to do")
+    assert (states["specialists"], states["student"]) == ("begun, 0 of 3 networks done", "to do")
 
     began = time.monotonic()
     code, lines = head.submit("python", "jobs/run.py", *FLAGS, folder=REPOSITORY, name="second")
