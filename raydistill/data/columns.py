@@ -25,7 +25,6 @@ from raydistill.data.images import (
     settle_form,
 )
 from raydistill.data.ingest_errors import IngestError, Setting
-from raydistill.errors import DataError
 from raydistill.storage.files import Array
 
 LABEL_COLUMNS = ("label", "labels", "class", "target", "y")
@@ -115,15 +114,16 @@ def choose_columns(schema: pa.Schema, columns: Columns) -> Columns:
 
 
 def _check_named(schema: pa.Schema, columns: Columns) -> None:
-    """Raise DataError for columns that the table does not have."""
-    unknown = f"is no column of the source; it has {', '.join(schema.names)}"
-    inputs: dict[Setting, str | None] = {"x_column": columns.x, "label_column": columns.label}
-    for setting, name in inputs.items():
+    """Raise IngestError for columns that the table does not have."""
+    given: dict[Setting, str | None] = {
+        "x_column": columns.x,
+        "label_column": columns.label,
+        "splits.column": columns.split,
+        "splits.keep_apart": columns.keep_apart,
+    }
+    for setting, name in given.items():
         if name is not None and name not in schema.names:
-            raise IngestError(setting, f"{name!r} {unknown}")
-    for field, name in {"splits.column": columns.split, "splits.keep_apart": columns.keep_apart}.items():
-        if name is not None and name not in schema.names:
-            raise DataError(f"{field}: {name!r} {unknown}")
+            raise IngestError(setting, f"{name!r} is no column of the source; it has {', '.join(schema.names)}")
 
 
 def count_sample(schema: pa.Schema, column: str, wish: FormWish | ImageForm) -> int:

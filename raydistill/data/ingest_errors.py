@@ -12,7 +12,9 @@ from typing import Literal
 
 from raydistill.errors import DataError
 
-Setting = Literal["source", "output", "x_column", "label_column", "max_corrupt", "size"]
+Setting = Literal[
+    "source", "output", "x_column", "label_column", "splits.column", "splits.keep_apart", "max_corrupt", "size"
+]
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,7 @@ def list_parquet(source: str, wish: FormWish | ImageForm, columns: Columns) -> C
     """
     by_part, beside = find_files(source)
     parts: list[Part] = []
+    identity: list[list[Any]] = []
     tables: dict[str, pa.Table] = {}
     schema: pa.Schema = None
     for part, files in by_part.items():
@@ -106,9 +107,8 @@ def list_parquet(source: str, wish: FormWish | ImageForm, columns: Columns) -> C
                 _check_alike(entry, file.schema_arrow, schema, [x, *list_read(columns)])
                 read.append(file.read(list_read(columns)))
                 parts.append(replace(entry, rows=file.metadata.num_rows))
+                identity.append([entry.name, parts[-1].rows, *found.state])
         tables[part] = pa.concat_tables(read)
-    all_files = [found for files in by_part.values() for found in files]
-    identity = [[part.name, part.rows, *found.state] for part, found in zip(parts, all_files, strict=True)]
     names = _read_class_names(schema, str(columns.label))
     reader = ParquetReader(tuple(parts), values)
     return make_catalogue(reader, parts, values, tables, columns, names, identity, beside)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from raydistill.data.catalogue import Catalogue, Columns, list_images
 from raydistill.data.images import FormWish, ImageForm
-from raydistill.data.ingest_errors import IngestError
+from raydistill.data.ingest_errors import IngestError, Setting
 from raydistill.data.names import check_store, holds_parquet, is_remote, is_saved, parse_name
 from raydistill.errors import DataError
 
@@ -82,6 +82,7 @@ def check_no_columns(wanted: Wanted, who: str) -> None:
     """Raise DataError where columns are named of a source without any. who: that source, in words, with its verb."""
     if wanted.x_column or wanted.label_column:
         raise DataError(f"x_column, label_column: {who} no columns; leave them out")
-    for setting, name in (("splits.column", wanted.split_column), ("splits.keep_apart", wanted.keep_apart)):
+    given: dict[Setting, str | None] = {"splits.column": wanted.split_column, "splits.keep_apart": wanted.keep_apart}
+    for setting, name in given.items():
         if name is not None:
-            raise DataError(f"{setting}: {who} no columns such as {name!r}; leave it out")
+            raise IngestError(setting, f"{who} no columns such as {name!r}; leave it out")

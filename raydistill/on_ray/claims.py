@@ -14,7 +14,7 @@ from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordina
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from raydistill.on_ray.failures import WorkersMayBeLost
+from raydistill.on_ray.failures import BearsLosses
 
 CLAIM_SECONDS = 50  # two claims may be late or lost
 
@@ -32,16 +32,11 @@ class BriefFixed(ShortClaims, FixedScalingPolicy):
     """A fixed number of workers."""
 
 
-class BriefTorchTrainer(TorchTrainer):
+class BriefTorchTrainer(BearsLosses, TorchTrainer):
     """A TorchTrainer of a fixed number of workers whose claims are short, and who may be lost."""
 
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
-        size = controller_init_kwargs["scaling_policy"].scaling_config
-        losses = controller_init_kwargs["failure_policy"].failure_config
+        asked = controller_init_kwargs["scaling_policy"]
         return super()._initialize_and_run_controller(
-            **{
-                **controller_init_kwargs,
-                "scaling_policy": BriefFixed(size),
-                "failure_policy": WorkersMayBeLost(losses),
-            }
+            **{**controller_init_kwargs, "scaling_policy": BriefFixed(asked.scaling_config)}
         )

@@ -22,7 +22,7 @@ from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raydistill.on_ray.claims import ShortClaims
-from raydistill.on_ray.failures import WorkersMayBeLost
+from raydistill.on_ray.failures import BearsLosses
 from raydistill.on_ray.resources import count_shares, fit_jobs
 from raydistill.on_ray.worker import heed_notice
 
@@ -98,7 +98,7 @@ class FollowedCluster(ShortClaims, ElasticScalingPolicy):
             return 0
 
 
-class PoolTrainer(DataParallelTrainer):
+class PoolTrainer(BearsLosses, DataParallelTrainer):
     """A DataParallelTrainer without data sets. private: the cluster is of a fixed size, and ends with this process."""
 
     def __init__(self, *args: Any, queue: Any, private: bool, **kwargs: Any) -> None:
@@ -114,7 +114,5 @@ class PoolTrainer(DataParallelTrainer):
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
         size: ScalingConfig = controller_init_kwargs["scaling_policy"].scaling_config
         policy = FixedCluster(size) if self._private else FollowedCluster(size, self._queue)
-        tolerant = WorkersMayBeLost(controller_init_kwargs["failure_policy"].failure_config)
-        return super()._initialize_and_run_controller(
-            **{**controller_init_kwargs, "scaling_policy": policy, "failure_policy": tolerant}
-        )
+        controller_init_kwargs["scaling_policy"] = policy
+        return super()._initialize_and_run_controller(**controller_init_kwargs)

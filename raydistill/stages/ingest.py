@@ -21,6 +21,8 @@ WORDS: Words = {
     "output": Word("run_dir:"),
     "x_column": Word("data: x", "?x=NAME behind the source"),
     "label_column": Word("data: y", "?y=NAME behind the source"),
+    "splits.column": Word("splits.column:"),
+    "splits.keep_apart": Word("splits.keep_apart:"),
     "max_corrupt": Word("images.max_corrupt:", "--images.max_corrupt"),
     "size": Word("images.size:", "--images.size"),
 }
