@@ -42,10 +42,6 @@ class JobQueue:
             jobs, lease_seconds=lease_seconds, max_attempts=MAX_ATTEMPTS, retry_seconds=RETRY_SECONDS
         )
 
-    def enlist(self, worker: str, rank: int, world: int) -> None:
-        """A worker process begins."""
-        self._queue.enlist(worker, rank, world)
-
     def claim(self, worker: str) -> Claim:
         """A worker asks for a job."""
         now = self._clock.monotonic()
@@ -63,9 +59,9 @@ class JobQueue:
         """A job raised; final: it would again."""
         self._queue.fail(worker, job, reason, trace, self._clock.monotonic(), final=final)
 
-    def release(self, worker: str, job: str) -> None:
-        """A worker that has to end gives its job back."""
-        self._queue.release(worker, job)
+    def dismiss(self, workers: Sequence[str], blamed: bool) -> None:
+        """Workers have ended; blamed: perhaps by their jobs."""
+        self._queue.dismiss(workers, blamed)
 
     def close(self) -> None:
         """The driver was interrupted: all workers shall end."""
