@@ -76,6 +76,7 @@ class Crew(TellQueue):
         self._places: list[Place] = []  # of the worker group's workers, in their order
         self._lost: set[int] = set()  # of these, by number
         self._free: list[Place] = []
+        self._silent: dict[Place, str] = {}  # names of lost ones that may not have ended yet, by place
         self._starting: list[Starting] = []
         self._more: list[PlacementGroup] = []  # besides that of the worker group
         self._search = Search()
@@ -93,13 +94,13 @@ class Crew(TellQueue):
         failing = {number for number, status in statuses.items() if status.error is not None}
         unsure = {number for number in failing if is_unsure(statuses[number])}
         for number in failing - unsure - self._lost:
-            self._bury(number)
+            self._bury(number, is_dead(statuses[number]))
         if len(self._lost) == len(statuses) or self._left < 0:
             return
         for number in failing:
             statuses[number].error, statuses[number].running = None, number in unsure
         self._welcome()
-        waiting = self._queue.count_waiting() - len(self._starting)
+        waiting = self._queue.count_waiting() + len(self._silent) - len(self._starting)
         self._look_for_more(waiting - self._man(waiting))
 
     def before_worker_group_shutdown(self, worker_group: WorkerGroup) -> None:
@@ -116,15 +117,22 @@ class Crew(TellQueue):
         self._search.stop()
         self._forget()
 
-    def _bury(self, number: int) -> None:
-        """End what may be left of it, and have its job given to others, which may be to blame if the node is there."""
-        worker = self._group.get_workers()[number]
+    def _bury(self, number: int, dead: bool) -> None:
+        """Have its job given to others, which may be to blame if the node is there.
+
+        One that is silent is ended, which takes Ray 5 s (measured); its place is free afterwards, and a successor there
+        is what proves it.
+        """
+        worker, place = self._group.get_workers()[number], self._places[number]
         self._group.get_replica_groups()[number].shutdown()
         blamed = is_on(list_alive(), worker)
-        self._queue.dismiss([name_of(worker)], blamed)
+        if dead:
+            self._queue.dismiss([name_of(worker)], blamed)
+        else:
+            self._silent[place] = name_of(worker)
         self._left -= blamed
         self._lost.add(number)
-        self._free.append(self._places[number])
+        self._free.append(place)
 
     def _man(self, waiting: int) -> int:
         """Begin to start workers in places that are free, no more than jobs wait; how many."""
@@ -191,6 +199,8 @@ class Crew(TellQueue):
         group._worker_rank_to_replica_group_rank[number] = number
         group._world_rank_to_ongoing_poll.pop(number, None)
         self._lost.discard(number)
+        if place in self._silent:
+            self._queue.dismiss([self._silent.pop(place)], True)
         group._init_train_context([worker], state.sync_actor)
         replica.start_training(context)
 
@@ -230,5 +240,14 @@ class Search:
 
 def is_unsure(status: WorkerStatus) -> bool:
     """Whether a worker does not answer, but Ray has not found it dead: its node may be lost, or only the connection."""
-    failure = status.error.health_check_failure if isinstance(status.error, WorkerHealthCheckFailedError) else None
-    return isinstance(failure, ActorUnavailableError)
+    return isinstance(_failure_of(status), ActorUnavailableError)
+
+
+def is_dead(status: WorkerStatus) -> bool:
+    """Whether Ray has found it dead."""
+    return isinstance(_failure_of(status), RayActorError) and not is_unsure(status)
+
+
+def _failure_of(status: WorkerStatus) -> Exception | None:
+    """Of the call that asked for it."""
+    return status.error.health_check_failure if isinstance(status.error, WorkerHealthCheckFailedError) else None
