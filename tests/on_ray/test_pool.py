@@ -116,6 +116,17 @@ def test_a_group_goes_on_after_a_job_that_fails(executor: RayExecutor, tmp_path:
     assert last_states(events) == {"failing": "failed"} | {f"job {index}": "done" for index in range(3)}
 
 
+@pytest.mark.slow
+def test_a_group_that_loses_a_worker_does_the_job_again(executor: RayExecutor, tmp_path: Path) -> None:
+    jobs = [
+        make_job(tmp_path, "lose_last_rank_once", "losing", 3),
+        *(make_job(tmp_path, "add_ranks", f"job {index}", index) for index in range(2)),
+    ]
+    outcomes = executor.run_jobs(jobs, lambda event: None, workers=2)
+    assert [outcome.result for outcome in outcomes] == [{"sum": 3.0, "world": 2}] * 3
+    assert [outcome.attempts for outcome in outcomes] == [2, 1, 1]
+
+
 def test_train_needs_room(executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "_node_seconds", 0.0)
     with pytest.raises(ConfigError, match="workers: 3 do not fit, the cluster holds 2"):
