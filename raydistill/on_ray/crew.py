@@ -106,6 +106,7 @@ class Crew(TellQueue):
     def before_worker_group_shutdown(self, worker_group: WorkerGroup) -> None:
         """All workers will be ended; here those who are not in the group yet."""
         super().before_worker_group_shutdown(worker_group)
+        self._ending += self._silent.values()
         for starting in self._starting:
             ray.kill(starting.actor)
 

@@ -80,7 +80,7 @@ def make_crew(
 
     def begin(self: Crew, place: Any) -> Any:
         begun.append(place.bundle)
-        return SimpleNamespace(place=place, metadata=None)
+        return SimpleNamespace(place=place, actor=None, metadata=None)
 
     monkeypatch.setattr(Crew, "_begin", begin)
     monkeypatch.setattr(crew.ray, "wait", lambda references, timeout: ([], references))
@@ -181,6 +181,17 @@ def test_when_all_are_ended_the_queue_hears_of_it_afterwards(monkeypatch: pytest
     assert queue.told == []
     made.after_worker_group_shutdown(SimpleNamespace())
     assert queue.told == [(["host:0", "host:1"], False)]
+
+
+def test_a_silent_worker_has_ended_when_all_have(monkeypatch: pytest.MonkeyPatch, alive: list[str]) -> None:
+    queue, group = FakeQueue(), FakeGroup(["a", "b"])
+    made, _ = make_crew(monkeypatch, queue, group)
+    monkeypatch.setattr(crew.ray, "kill", lambda actor: None)
+    poll(made, FROZEN, None)
+    group.workers[0] = group.workers[1]  # another has taken its number, not its place
+    made.before_worker_group_shutdown(group)
+    made.after_worker_group_shutdown(SimpleNamespace())
+    assert queue.told == [(["host:1", "host:1", "host:0"], False)]
 
 
 @pytest.mark.parametrize(("left", "blamed"), [(["a", "b"], True), (["b"], False)])
