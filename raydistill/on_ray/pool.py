@@ -25,6 +25,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raydistill.execution.jobs import Job, JobEvent, JobOutcome, report_failures
 from raydistill.on_ray.crew import Crew
+from raydistill.on_ray.places import remove_places
 from raydistill.on_ray.pool_trainer import IndependentConfig, PoolTrainer
 from raydistill.on_ray.queue import MAX_ATTEMPTS, start_queue
 from raydistill.on_ray.worker import work
@@ -53,7 +54,12 @@ def run_pool(jobs: Sequence[Job], options: PoolOptions, on_event: Callable[[JobE
     """Run the jobs; outcomes in their order. Raises JobFailed after all others, or what Ray Train raises."""
 
     def fit(name: str, queue: Any) -> None:
-        build_trainer(name, queue, len(jobs), options).fit()
+        try:
+            build_trainer(name, queue, len(jobs), options).fit()
+        except Exception:
+            with contextlib.suppress(RayError):  # Ray may be gone, and all places with it
+                remove_places(name)
+            raise
 
     return run_trainers("pool", jobs, options, fit, on_event)
 

@@ -85,9 +85,7 @@ class PoolTrainer(BearsLosses, DataParallelTrainer):
         self._private = private
 
     def _create_default_callbacks(self) -> list[Any]:
-        left_out: tuple[type, ...] = (DatasetsCallback,)
-        if self._private:  # nothing is left behind that a cleaner would have to remove
-            left_out += (PlacementGroupCleanerCallback,)
+        left_out = (DatasetsCallback, PlacementGroupCleanerCallback)  # see places.remove_places
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, left_out)]
 
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:

@@ -34,25 +34,40 @@ class FakeQueue:
         return self.waiting
 
 
+class FakePlaces:
+    def __init__(self, nodes: list[str]) -> None:
+        self.groups = list(nodes)
+        self.asked: list[int] = []
+        self.given_up: list[str] = []
+
+    def ask(self, count: int, needs: dict[str, float]) -> list[str]:
+        self.asked.append(count)
+        return [f"place {len(self.asked)}.{number}" for number in range(count)]
+
+    def give_up(self, place: str) -> None:
+        self.given_up.append(place)
+
+
 class FakeGroup:
-    """A worker on each node of a list."""
+    """A worker on each node of a list; the place of each is called as its node."""
 
     def __init__(self, nodes: list[str]) -> None:
         self.ended: list[int] = []
+        self.begun: list[str] = []
+        self.places = FakePlaces(nodes)
         self.workers = [
             SimpleNamespace(
-                metadata=SimpleNamespace(hostname="host", pid=number, node_id=node), placement_group_bundle_index=number
+                metadata=SimpleNamespace(hostname="host", pid=number, node_id=node[0]),
+                placement_group_bundle_index=number,
             )
             for number, node in enumerate(nodes)
         ]
-        group = SimpleNamespace(placement_group="places")
-        self._state = SimpleNamespace(placement_group_handle=group, workers=self.workers)
 
     def get_workers(self) -> Any:
         return self.workers
 
     def get_worker_group_state(self) -> Any:
-        return self._state
+        return SimpleNamespace(placement_group_handle=self.places, workers=self.workers)
 
     def get_replica_groups(self) -> Any:
         return [SimpleNamespace(shutdown=lambda number=number: self.ended.append(number)) for number in range(9)]
@@ -60,34 +75,27 @@ class FakeGroup:
     def get_worker_group_context(self) -> Any:
         return SimpleNamespace(resources_per_worker={"CPU": 1.0})
 
+    def begin(self, place: str) -> Any:
+        self.begun.append(place)
+        return SimpleNamespace(place=place, actor=None, metadata=None)
+
 
 @pytest.fixture
 def alive(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Nodes that Ray takes for alive, to be changed; the first two places are on node a, the others on b."""
+    """Nodes that Ray takes for alive, to be changed, with room for two workers each. Places a1 and a2 are on node a."""
     nodes = ["a", "b"]
     listed = lambda: [{"NodeID": node, "Alive": True, "Resources": {"CPU": 2.0}} for node in nodes]  # noqa: E731
     monkeypatch.setattr("ray.nodes", listed)
-    places = {number: "a" if number < 2 else "b" for number in range(9)}
-    monkeypatch.setattr(crew, "placement_group_table", lambda group: {"bundles_to_node_id": places})
+    monkeypatch.setattr(crew, "is_there", lambda place, alive: place[0] in alive)
+    monkeypatch.setattr(crew.ray, "wait", lambda references, timeout: ([], references))
+    monkeypatch.setattr(crew.ray, "kill", lambda actor: None)
     return nodes
 
 
-def make_crew(
-    monkeypatch: pytest.MonkeyPatch, queue: FakeQueue, group: FakeGroup, losses: int = 9, size: int | None = None
-) -> tuple[Any, list[int]]:
-    """A crew that has begun, and the bundles in which it starts workers."""
-    begun: list[int] = []
-
-    def begin(self: Crew, place: Any) -> Any:
-        begun.append(place.bundle)
-        return SimpleNamespace(place=place, actor=None, metadata=None)
-
-    monkeypatch.setattr(Crew, "_begin", begin)
-    monkeypatch.setattr(crew.ray, "wait", lambda references, timeout: ([], references))
-    monkeypatch.setattr(Search, "look_for", lambda self, wanted, needs, now: None)
+def make_crew(queue: FakeQueue, group: FakeGroup, losses: int = 9, size: int | None = None) -> Any:
     made = Crew(queue, size=size or len(group.workers), losses=losses)
     made.after_worker_group_start(group)
-    return made, begun
+    return made
 
 
 def poll(made: Crew, *errors: Exception | None) -> list[WorkerStatus]:
@@ -105,72 +113,70 @@ def states(statuses: list[WorkerStatus]) -> str:
     ("error", "told"), [(DEAD, [(["host:1"], True)]), (FROZEN, []), (ValueError("of the worker's function"), [])]
 )
 def test_a_lost_worker_is_ended_told_and_replaced_and_the_others_work_on(
-    monkeypatch: pytest.MonkeyPatch, alive: list[str], error: Exception, told: list[Any]
+    alive: list[str], error: Exception, told: list[Any]
 ) -> None:
     """The job of one that is not known to be dead is given to others only when a successor is in its place."""
-    queue, group = FakeQueue(waiting=len(told)), FakeGroup(["a", "a", "b"])
-    made, begun = make_crew(monkeypatch, queue, group)
+    queue, group = FakeQueue(waiting=len(told)), FakeGroup(["a1", "a2", "b1"])
+    made = make_crew(queue, group)
     for _ in range(2):  # once is enough
         assert states(poll(made, None, error, None)) == "rfr"
-        assert (group.ended, queue.told, begun) == ([1], told, [1])
+        assert (group.ended, queue.told, group.begun) == ([1], told, ["a2"])
 
 
-def test_a_worker_that_may_only_be_out_of_reach_is_left_alone(
-    monkeypatch: pytest.MonkeyPatch, alive: list[str]
-) -> None:
-    queue, group = FakeQueue(waiting=5), FakeGroup(["a", "b"])
-    made, begun = make_crew(monkeypatch, queue, group)
-    assert states(poll(made, None, UNAVAILABLE)) == "rr"
-    assert (group.ended, queue.told, begun) == ([], [], [])
+def test_a_worker_that_may_only_be_out_of_reach_is_left_alone(alive: list[str]) -> None:
+    queue, group = FakeQueue(waiting=5), FakeGroup(["a1", "b1"])
+    assert states(poll(make_crew(queue, group), None, UNAVAILABLE)) == "rr"
+    assert (group.ended, queue.told, group.begun) == ([], [], [])
 
 
-def test_jobs_of_a_lost_node_are_not_blamed_and_its_places_manned_when_there_is_a_node(
-    monkeypatch: pytest.MonkeyPatch, alive: list[str]
-) -> None:
-    queue, group = FakeQueue(waiting=9), FakeGroup(["a", "a", "b"])
-    made, begun = make_crew(monkeypatch, queue, group)
+def test_jobs_of_a_lost_node_are_not_blamed_and_others_found_for_its_places(alive: list[str]) -> None:
+    queue, group = FakeQueue(waiting=9), FakeGroup(["a1", "a2", "b1", "b2"])
+    made = make_crew(queue, group)
     alive.remove("a")
-    assert states(poll(made, DEAD, DEAD, None)) == "ffr"
+    assert states(poll(made, DEAD, DEAD, None, None)) == "ffrr"
     assert sorted(queue.told) == [(["host:0"], False), (["host:1"], False)]
-    assert begun == []
-    alive.append("a")
-    poll(made, DEAD, DEAD, None)
-    assert sorted(begun) == [0, 1]
+    assert sorted(group.places.given_up) == ["a1", "a2"]
+    assert (group.begun, group.places.asked) == ([], [])
+    alive.append("p")  # a node with room for two
+    poll(made, DEAD, DEAD, None, None)
+    poll(made, DEAD, DEAD, None, None)
+    assert group.places.asked == [2]
+    assert group.begun == ["place 1.0", "place 1.1"]
 
 
-def test_no_more_workers_are_started_than_jobs_wait(monkeypatch: pytest.MonkeyPatch, alive: list[str]) -> None:
-    queue, group = FakeQueue(waiting=0), FakeGroup(["a", "a", "b"])
-    made, begun = make_crew(monkeypatch, queue, group)
+def test_a_worker_whose_node_is_lost_while_it_starts_is_begun_elsewhere(alive: list[str]) -> None:
+    queue, group = FakeQueue(waiting=1), FakeGroup(["a1", "b1"])
+    made = make_crew(queue, group)
+    poll(made, DEAD, None)
+    alive[:] = ["b", "p"]
+    for _ in range(3):
+        poll(made, DEAD, None)
+    assert (group.places.given_up, group.begun) == (["a1"], ["a1", "place 1.0"])
+
+
+def test_no_more_workers_are_started_than_jobs_wait(alive: list[str]) -> None:
+    queue, group = FakeQueue(waiting=0), FakeGroup(["a1", "a2", "b1"])
+    made = make_crew(queue, group)
     poll(made, DEAD, DEAD, None)
-    assert begun == []
+    assert group.begun == []
     queue.waiting = 1
     poll(made, DEAD, DEAD, None)
     poll(made, DEAD, DEAD, None)  # it is still starting
-    assert len(begun) == 1
+    assert len(group.begun) == 1
 
 
-def test_room_on_nodes_that_joined_is_looked_for_and_manned(monkeypatch: pytest.MonkeyPatch, alive: list[str]) -> None:
-    made, begun = make_crew(monkeypatch, FakeQueue(waiting=9), FakeGroup(["a", "b"]), size=8)
-    wanted: list[int] = []
-
-    def look_for(self: Search, count: int, needs: dict[str, float], now: float) -> Any:
-        wanted.append(count)
-        return SimpleNamespace(bundle_count=count) if count > 1 else None
-
-    monkeypatch.setattr(Search, "look_for", look_for)
+@pytest.mark.parametrize(("size", "waiting", "asked"), [(8, 9, [2]), (8, 1, [1]), (3, 9, [1]), (2, 9, []), (8, 0, [])])
+def test_nodes_that_joined_are_manned(alive: list[str], size: int, waiting: int, asked: list[int]) -> None:
+    """Two nodes have room for two each, and two workers are there."""
+    group = FakeGroup(["a1", "b1"])
+    made = make_crew(FakeQueue(waiting), group, size=size)
     poll(made, None, None)
-    assert (wanted, begun) == ([2], [])  # two nodes have room for two each, and two workers are there
-    poll(made, None, None)
-    assert (wanted, begun) == ([2, 0], [0, 1])
+    assert group.places.asked == asked
 
 
-def test_ray_train_hears_when_none_is_left_or_too_many_were_lost(
-    monkeypatch: pytest.MonkeyPatch, alive: list[str]
-) -> None:
-    made, _ = make_crew(monkeypatch, FakeQueue(), FakeGroup(["a", "b"]))
-    assert states(poll(made, DEAD, DEAD)) == "ee"
-    made, _ = make_crew(monkeypatch, FakeQueue(), FakeGroup(["a", "b"]), losses=0)
-    assert states(poll(made, DEAD, None)) == "er"
+def test_ray_train_hears_when_none_is_left_or_too_many_were_lost(alive: list[str]) -> None:
+    assert states(poll(make_crew(FakeQueue(), FakeGroup(["a1", "b1"])), DEAD, DEAD)) == "ee"
+    assert states(poll(make_crew(FakeQueue(), FakeGroup(["a1", "b1"]), losses=0), DEAD, None)) == "er"
 
 
 def test_when_all_are_ended_the_queue_hears_of_it_afterwards(monkeypatch: pytest.MonkeyPatch, alive: list[str]) -> None:
@@ -183,10 +189,9 @@ def test_when_all_are_ended_the_queue_hears_of_it_afterwards(monkeypatch: pytest
     assert queue.told == [(["host:0", "host:1"], False)]
 
 
-def test_a_silent_worker_has_ended_when_all_have(monkeypatch: pytest.MonkeyPatch, alive: list[str]) -> None:
-    queue, group = FakeQueue(), FakeGroup(["a", "b"])
-    made, _ = make_crew(monkeypatch, queue, group)
-    monkeypatch.setattr(crew.ray, "kill", lambda actor: None)
+def test_a_silent_worker_has_ended_when_all_have(alive: list[str]) -> None:
+    queue, group = FakeQueue(), FakeGroup(["a1", "b1"])
+    made = make_crew(queue, group)
     poll(made, FROZEN, None)
     group.workers[0] = group.workers[1]  # another has taken its number, not its place
     made.before_worker_group_shutdown(group)
@@ -208,53 +213,38 @@ def test_of_a_group_that_works_together_a_job_is_to_blame_unless_its_node_was_lo
     assert queue.told == [(["host:0", "host:1"], blamed)]
 
 
-class FakeRoom:
-    """Placement groups on a cluster with room for so many."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
-        self.room, self.asked, self.removed = room, [], []
-        monkeypatch.setattr(crew, "placement_group", self.ask)
-        monkeypatch.setattr(crew, "remove_placement_group", lambda group: self.removed.append(group.bundle_count))
-        monkeypatch.setattr(crew, "placement_group_table", self.tell)
-
-    def ask(self, bundles: list[dict[str, float]]) -> Any:
-        self.asked.append(len(bundles))
-        return SimpleNamespace(bundle_count=len(bundles))
-
-    def tell(self, group: Any) -> dict[str, str]:
-        return {"state": "CREATED" if group.bundle_count <= self.room else "PENDING"}
+def search(made: Search, wanted: int, seconds: range) -> list[str]:
+    return [place for now in seconds for place in made.look_for(wanted, {"CPU": 1.0}, float(now))]
 
 
-def search(made: Search, wanted: int, seconds: range) -> list[int]:
-    found = [made.look_for(wanted, {"CPU": 1.0}, float(now)) for now in seconds]
-    return [group.bundle_count for group in found if group is not None]
+def test_room_is_given_as_it_is_found_and_what_is_not_found_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, alive: list[str]
+) -> None:
+    places, found = FakePlaces([]), {"place 1.0"}
+    monkeypatch.setattr(crew, "is_there", lambda place, alive: place in found)
+    made = Search(places)
+    assert search(made, 3, range(3)) == ["place 1.0"]
+    found.add("place 1.2")
+    assert search(made, 2, range(3, 4 + int(ROOM_SECONDS))) == ["place 1.2"]
+    assert (places.asked, places.given_up) == ([3], ["place 1.1"])
 
 
-def test_room_for_all_is_found_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    room = FakeRoom(monkeypatch, 8)
-    assert search(Search(), 8, range(1)) == [8]
-    assert (room.asked, room.removed) == ([8], [])
+def test_room_that_others_hold_is_looked_for_now_and_then(alive: list[str]) -> None:
+    places = FakePlaces([])
+    alive.clear()
+    made, end = Search(places), int(ROOM_SECONDS + PAUSE_SECONDS)
+    assert search(made, 2, range(end)) == []
+    assert (places.asked, len(places.given_up)) == ([2], 2)
+    search(made, 2, range(end, end + 5))
+    assert places.asked == [2, 2]
 
 
-def test_where_there_is_none_for_all_half_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    room = FakeRoom(monkeypatch, 3)
-    assert search(Search(), 8, range(int(2 * ROOM_SECONDS) + 3)) == [2]
-    assert (room.asked, room.removed) == ([8, 4, 2], [8, 4])
-
-
-def test_room_that_others_hold_is_looked_for_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    room, made = FakeRoom(monkeypatch, 0), Search()
-    rounds = int(ROOM_SECONDS + PAUSE_SECONDS)
-    assert search(made, 2, range(rounds)) == []
-    assert room.asked == [2, 1]
-    search(made, 2, range(rounds, rounds + 20))
-    assert room.asked[:3] == [2, 1, 2]
-    made.stop()
-    assert len(room.removed) == len(room.asked)
-
-
-def test_room_that_is_no_longer_wanted_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    room, made = FakeRoom(monkeypatch, 0), Search()
-    search(made, 4, range(2))
+def test_room_that_is_no_longer_wanted_is_given_back(alive: list[str]) -> None:
+    places = FakePlaces([])
+    alive.clear()
+    made = Search(places)
+    search(made, 2, range(2))
     assert search(made, 0, range(2, 3)) == []
-    assert (room.asked, room.removed) == ([4], [4])
+    assert len(places.given_up) == 2
+    search(made, 1, range(3, 4))  # and may be wanted again
+    assert places.asked == [2, 1]
