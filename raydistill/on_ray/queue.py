@@ -110,10 +110,9 @@ class RemoteQueue:
 def start_queue(name: str, jobs: Sequence[Job], lease_seconds: float) -> RemoteQueue:
     """Start the actor, on the driver's own node: others come and go. Its name shows in Ray's dashboard.
 
-    It may die as often as it likes: whoever calls it waits until it is there again.
+    By a label, because an affinity that is soft was seen to choose another node, one that had just joined. It may die
+    as often as it likes: whoever calls it waits until it is there again.
     """
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(JobQueueActor)
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return RemoteQueue(actor.options(name=name, scheduling_strategy=here).remote(list(jobs), lease_seconds))
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, label_selector=here)(JobQueueActor)
+    return RemoteQueue(actor.options(name=name).remote(list(jobs), lease_seconds))
