@@ -7,7 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from ray.exceptions import RayActorError
+from ray.util import placement_group_table
 
 from raydistill.errors import ConfigError
 from raydistill.execution.jobs import Job, JobEvent, JobFailed
@@ -85,6 +88,21 @@ def test_an_interrupt_ends_the_pool_before_it_travels_on(executor: RayExecutor, 
     assert threading.active_count() <= threads
     assert time.monotonic() - began < 40
     assert sum((tmp_path / job.name).exists() for job in jobs) == 2
+
+
+@pytest.mark.slow
+def test_nothing_is_held_after_the_controller_has_died(executor: RayExecutor, tmp_path: Path) -> None:
+    def kill_controller(event: JobEvent) -> None:
+        if event.state == "running":
+            for process in psutil.Process().children(recursive=True):
+                if "TrainController" in process.name():
+                    process.kill()
+
+    with pytest.raises(RayActorError):
+        executor.run_jobs([make_job(tmp_path, "tick", "job")], kill_controller)
+    assert {table["state"] for table in placement_group_table().values()} <= {"REMOVED"}
+    (outcome,) = executor.run_jobs([make_job(tmp_path, "add", "another", a=1, b=1)], lambda event: None)
+    assert outcome.result == {"sum": 2}
 
 
 def test_no_jobs(executor: RayExecutor) -> None:
