@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+import torch
+
 from benchmarks.provenance import HERE, describe_machine, read_commit
 from benchmarks.raylets import Raylets
 from raydistill.display import Silent
@@ -126,6 +128,7 @@ def make_config(folder: Path) -> Config:
 
 def train_undisturbed(folder: Path) -> tuple[RunFolder, Path]:
     """The run in this process, and a copy of it as it was before the specialists."""
+    torch.set_num_threads(1)  # as workers have; more round otherwise
     config, before = make_config(folder / "undisturbed"), folder / "before"
     begin = {"display": Silent(), "start_executor": lambda run: InProcess()}
     run_pipeline(config, until="groups", **begin)
