@@ -31,11 +31,7 @@ COUNTS, SLOTS = (61, 1000), (8, 64, 512)
 LONG = 100.0  # times the measured seconds: specialists of one or two minutes, up to four
 HOUR = 3600.0
 PAGE, RESULTS = HERE.parent / "docs" / "scale.md", HERE / "results" / "scale.json"
-ANSWERS: dict[str, Literal["restart", "wait", "tell"]] = {
-    "all restart": "restart",
-    "own workers": "wait",
-    "own workers, told": "tell",
-}
+ANSWERS: dict[str, Literal["crew", "restart"]] = {"the pool": "crew", "Ray Train": "restart"}
 ORDERS: dict[str, Callable[[Specialist], float]] = {
     "times known in advance": lambda one: one.seconds,
     "by examples a pass (the pool)": lambda one: one.cost,

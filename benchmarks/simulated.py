@@ -4,10 +4,10 @@ Real: JobQueue with its WorkQueue, worker.take_jobs with run_job and Reporter, p
 Simulated: the clock, trainings (they wait), nodes of 8 slots, and when Ray starts and ends workers. Comes in: a cluster
 and specialists. Goes out: the moments of all ends, calls, and the processor time that the real code took.
 
-What a lost node does is one of three. restart, as Ray Train 2.60 does with an elastic worker group (controller.py,
-elastic.py): it ends all workers, who begin again on the nodes left; nodes that came back are noticed RESIZE_SECONDS
-after a start, and if jobs wait for a worker, all begin again as well. wait: it takes only its own workers with it, and
-brings them back with it; the queue hears of it then. tell: the same, and the queue hears of it at once.
+A lost node is answered in one of two ways. crew, as the pool does (on_ray/crew.py): its own workers alone are lost,
+the queue hears of it when Ray has found the node dead, and new ones start when it is back. restart, as Ray Train 2.60
+does with an elastic worker group (controller.py, elastic.py): all workers end, and begin again on the nodes left; nodes
+that came back are noticed RESIZE_SECONDS after a start, and if jobs wait for a worker, all begin again as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -25,12 +25,13 @@ from raydistill.display import Lines
 from raydistill.execution.jobs import Beat, Job
 from raydistill.on_ray.executor import LEASE_SECONDS
 from raydistill.on_ray.pool import emit_events
-from raydistill.on_ray.pool_trainer import RESIZE_SECONDS
 from raydistill.on_ray.queue import JobQueue
 from raydistill.on_ray.worker import BEAT_SECONDS, take_jobs
 
 SLOTS_A_NODE = 8
-START_SECONDS = 10.0  # of a worker group after a loss; measured by `python -m benchmarks.pool`, and on 2 slots
+START_SECONDS = 10.0  # of workers after a loss; measured by `python -m benchmarks.pool`, and on 2 slots
+DEAD_SECONDS = 15.0  # until Ray has missed five beats of a node, and takes it for dead
+RESIZE_SECONDS = 60.0  # Ray Train's default
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Cluster:
     slots: int
     up: float | None = None
     down: float = 180.0
-    answer: Literal["restart", "wait", "tell"] = "restart"
+    answer: Literal["crew", "restart"] = "crew"
     lost: tuple[tuple[float, int], ...] = ()
 
 
@@ -168,7 +169,8 @@ class Pool:
         self._jobs, self._most, self._rng = jobs, min(jobs, cluster.slots), random.Random(seed)
         self._nodes = dict.fromkeys(range(-(-cluster.slots // SLOTS_A_NODE)), True)
         self._workers: dict[int, Process] = {}  # by slot
-        self._names, self._considered, self.ended = 0, 0.0, Ended(world)
+        self._names: dict[int, str] = {}  # of workers, by slot
+        self._count, self._considered, self.ended = 0, 0.0, Ended(world)
 
     def start(self) -> None:
         """Start all workers at once, and the nodes' fates."""
@@ -192,25 +194,24 @@ class Pool:
         """End whoever works, and start one worker a slot, ranks from 0."""
         for worker in self._workers.values():
             self._world.kill(worker)
-        slots = self._slots_up()[: self._most]
-        self._workers = {slot: self._start_worker(rank, len(slots), after) for rank, slot in enumerate(slots)}
+        self._queue.dismiss(self._names_of(self._workers), False)
+        self._workers = {slot: self._start_worker(slot, after) for slot in self._slots_up()[: self._most]}
         self._considered = self._world.now + after
 
-    def _start_worker(self, rank: int, world_size: int, after: float) -> Process:
-        name = self._name_worker()
+    def _start_worker(self, slot: int, after: float) -> Process:
+        self._count += 1
+        name = self._names[slot] = f"worker {self._count}"
 
         def live() -> None:
             if after:
                 self._world.sleep(after)
-            self._queue.enlist(name, rank, world_size)
             take_jobs(self._queue, name, LEASE_SECONDS, self._world)
             self.ended.happened = True  # a worker returns when all is done
 
         return self._world.start(live)
 
-    def _name_worker(self) -> str:
-        self._names += 1
-        return f"worker {self._names}"
+    def _names_of(self, slots: Iterable[int]) -> list[str]:
+        return [self._names[slot] for slot in slots]
 
     def _doom(self, node: int) -> None:
         if self._cluster.up is not None:
@@ -227,9 +228,10 @@ class Pool:
         mine = [slot for slot in self._workers if slot // SLOTS_A_NODE == node]
         for slot in mine:
             self._world.kill(self._workers[slot])
-            if self._cluster.answer == "tell":  # a successor replaces the worker, though it has no slot yet
-                self._queue.enlist(self._name_worker(), slot, self._most)
-        if self._cluster.answer == "restart" and mine:
+        if self._cluster.answer == "crew":
+            found_dead = partial(self._queue.dismiss, self._names_of(mine), False)
+            self._world.call_at(self._world.now + DEAD_SECONDS, found_dead)
+        elif mine:
             self._start_group(after=START_SECONDS)
         self._world.call_at(self._world.now + self._cluster.down, partial(self._return, node))
 
@@ -244,7 +246,7 @@ class Pool:
         else:
             for slot in self._workers:
                 if slot // SLOTS_A_NODE == node:
-                    self._workers[slot] = self._start_worker(slot, self._most, START_SECONDS)
+                    self._workers[slot] = self._start_worker(slot, START_SECONDS)
         self._doom(node)
 
     def _consider_growth(self) -> None:

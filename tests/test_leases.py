@@ -127,33 +127,24 @@ def test_story(story: str) -> None:
     assert (last.state, last.worker) == (state, worker)
 
 
-def test_a_replaced_worker_gives_back_its_job_at_once() -> None:
+@pytest.mark.parametrize("blamed", [False, True])
+def test_jobs_of_workers_that_ended_wait_at_once(blamed: bool) -> None:
     queue = make_queue("x", "y", "z")
-    queue.enlist("a", rank=0, world=2)
-    queue.enlist("b", rank=1, world=2)
-    assert (claimed(queue, "a"), claimed(queue, "b")) == ("x", "y")
-    queue.enlist("c", rank=0, world=2)
+    assert [claimed(queue, worker) for worker in "abc"] == ["x", "y", "z"]
+    queue.dismiss(["a", "c", "unknown"], blamed)
     assert [state_of(queue, job) for job in "xyz"] == ["waiting", "running", "waiting"]
-    assert claimed(queue, "c", 1) == "x"
+    assert not queue.beat("a", "x", {}, 1)
+    assert claimed(queue, "d", 1) == "x"
 
 
-def test_a_smaller_group_gives_back_the_jobs_of_missing_ranks() -> None:
-    queue = make_queue("x", "y")
-    queue.enlist("a", rank=0, world=2)
-    queue.enlist("b", rank=1, world=2)
-    claimed(queue, "a"), claimed(queue, "b")
-    queue.enlist("c", rank=0, world=1)
-    assert [state_of(queue, job) for job in "xy"] == ["waiting", "waiting"]
-
-
-def test_a_group_of_another_size_blames_nobody() -> None:
+def test_a_lost_node_blames_no_job_and_a_dead_worker_does() -> None:
     queue = make_queue("x", max_attempts=1)
-    for world in (2, 1, 2, 3):
-        for rank in range(world):
-            queue.enlist(f"{world}:{rank}", rank, world)
-        assert claimed(queue, f"{world}:0") == "x"
-    queue.enlist("another", rank=0, world=3)
-    assert state_of(queue, "x") == "failed"
+    for worker in "abc":
+        assert claimed(queue, worker) == "x"
+        queue.dismiss([worker], blamed=False)
+    claimed(queue, "d")
+    queue.dismiss(["d"], blamed=True)
+    assert [(failure.attempts, failure.reason) for failure in queue.failures()] == [(4, "worker d died")]
 
 
 def test_progress_forgives_interruptions() -> None:
@@ -238,16 +229,6 @@ def test_a_final_failure_is_not_tried_again() -> None:
         (1, "FloatingPointError: loss is nan")
     ]
     assert queue.is_drained()
-
-
-def test_a_job_given_back_counts_no_attempt() -> None:
-    queue = make_queue("x", max_attempts=2)
-    for now in range(5):
-        assert claimed(queue, "a", now) == "x"
-        queue.release("b", "x")  # which does not hold it
-        assert state_of(queue, "x") == "running"
-        queue.release("a", "x")
-        assert state_of(queue, "x") == "waiting"
 
 
 def test_a_queue_started_anew_learns_from_beats_what_runs() -> None:

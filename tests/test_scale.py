@@ -10,7 +10,7 @@ from benchmarks.scale import bound_makespan, describe_course, draw_specialists, 
 from benchmarks.simulated import START_SECONDS, Cluster, Course, Specialist, simulate
 from benchmarks.virtual import World
 
-Answer = Literal["restart", "wait", "tell"]
+Answer = Literal["crew", "restart"]
 
 
 def equal(count: int, epochs: int = 10, seconds: float = 10.0) -> list[Specialist]:
@@ -39,7 +39,7 @@ def test_makespans_without_losses(specialists: list[Specialist], slots: int, mak
     assert course.calls["finish"] == len(specialists)
 
 
-@pytest.mark.parametrize("answer", ["restart", "wait", "tell"])
+@pytest.mark.parametrize("answer", ["crew", "restart"])
 def test_a_cluster_of_one_node_goes_on_from_the_last_epoch(answer: Answer) -> None:
     course = simulate(equal(8), Cluster(8, lost=((25, 0),), answer=answer), seed=0)
     assert course.makespan == pytest.approx(25 + 180 + START_SECONDS + 80)
@@ -48,32 +48,32 @@ def test_a_cluster_of_one_node_goes_on_from_the_last_epoch(answer: Answer) -> No
 
 
 def test_when_all_restart_those_left_take_the_jobs_of_the_lost() -> None:
-    course = simulate(equal(16), Cluster(16, lost=((25, 0),)), seed=0)
+    course = simulate(equal(16), Cluster(16, lost=((25, 0),), answer="restart"), seed=0)
     assert course.makespan == pytest.approx(25 + START_SECONDS + 2 * 80)  # nodes back are noticed after 5 minutes
     assert course.interruptions == 16
 
 
 def test_nodes_that_come_back_are_noticed_and_all_restart() -> None:
-    course = simulate(equal(16, epochs=100), Cluster(16, lost=((25, 1),)), seed=0)
+    course = simulate(equal(16, epochs=100), Cluster(16, lost=((25, 1),), answer="restart"), seed=0)
     # 8 go on at 35 s, from the second epoch; the third look after that, the node being back at 205 s, has all restart,
     # and 8 jobs still have 98 epochs before them
     assert course.makespan == pytest.approx(25 + START_SECONDS + 3 * 60 + START_SECONDS + 980)
     assert course.interruptions == 16 + 8
 
 
-def test_a_lost_node_alone_leaves_the_others_at_work() -> None:
-    course = simulate(equal(16), Cluster(16, lost=((25, 0),), answer="wait"), seed=0)
-    assert course.interruptions == 8
-    assert course.makespan == pytest.approx(25 + 180 + START_SECONDS + 80)
-
-
-def test_a_queue_that_is_told_gives_the_jobs_to_the_others_at_once() -> None:
-    course = simulate(equal(16), Cluster(16, lost=((25, 0),), answer="tell"), seed=0)
+def test_a_lost_node_leaves_the_others_at_work_and_its_jobs_to_them() -> None:
+    course = simulate(equal(16), Cluster(16, lost=((25, 0),)), seed=0)
     assert course.makespan == pytest.approx(100 + 80)
     assert course.interruptions == 8
 
 
-@pytest.mark.parametrize("answer", ["restart", "wait", "tell"])
+def test_a_node_that_comes_back_takes_jobs_again() -> None:
+    course = simulate(equal(16, epochs=100), Cluster(16, lost=((25, 0),)), seed=0)
+    assert course.makespan == pytest.approx(25 + 180 + START_SECONDS + 980)
+    assert course.interruptions == 8
+
+
+@pytest.mark.parametrize("answer", ["crew", "restart"])
 def test_no_finished_epoch_is_trained_again(answer: Answer) -> None:
     specialists = [Specialist(cost, 10, cost) for cost in range(1, 31)]
     cluster = Cluster(16, up=250, down=60, answer=answer)

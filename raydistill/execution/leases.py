@@ -2,11 +2,11 @@
 
     waiting ──claim──► running ──finish──► done
        ▲                  │
-       └── failed, silent for a lease, or its worker replaced ──► failed, after max_attempts without a new epoch
+       └── failed, silent for a lease, or its worker ended ──► failed, after max_attempts without a new epoch
 
 A job that raised waits for retry_seconds before it is given again, and four times as long after each further time, so
 that all attempts do not fall into the same ten seconds of a storage's absence. One whose failure is final is not given
-again; one that its worker gives back, because the machine is taken away, is given again at once and counts no attempt.
+again; one whose worker's machine is taken away is given again at once and counts no attempt.
 A queue that was started anew knows of nothing: a worker that beats for a job which nobody has claimed keeps it.
 
 Jobs are idempotent: they resume from their own folders and write whole files. So the first finish counts, whoever it
@@ -77,24 +77,8 @@ class WorkQueue:
         self._running: dict[str, Entry] = {}  # by worker
         self._recent = dict(self._entries)  # the last changed last
         self._next_expiry = math.inf  # no lease ends before
-        self._worker_of_rank: dict[int, str] = {}
-        self._world = 0
         self._version = 0
         self._closed = False
-
-    def enlist(self, worker: str, rank: int, world: int) -> None:
-        """A worker begins as one of `world`, and replaces the earlier one of its rank, which has died with its job.
-
-        A group of another size has begun anew as a whole, because a node came or went: no job is to blame.
-        """
-        if world != self._world:
-            for entry in list(self._running.values()):
-                self._change(entry, "waiting", entry.worker)
-            self._worker_of_rank, self._world = {}, world
-        old = self._worker_of_rank.get(rank, worker)
-        if old != worker and old in self._running:
-            self._give_back(self._running[old], f"worker {old} died", "")
-        self._worker_of_rank[rank] = worker
 
     def claim(self, worker: str, now: float) -> Claim:
         """Give the longest waiting job; a worker that has one already gets it again (its answer may have been lost)."""
@@ -146,11 +130,15 @@ class WorkQueue:
             entry.ready = now + self._retry_seconds * RETRY_GROWTH**entry.strikes
             self._give_back(entry, reason, trace)
 
-    def release(self, worker: str, job: str) -> None:
-        """A worker has to end, and gives its job back; nobody is to blame."""
-        entry = self._entries[job]
-        if entry.state == "running" and entry.worker == worker:
-            self._change(entry, "waiting", worker)
+    def dismiss(self, workers: Sequence[str], blamed: bool) -> None:
+        """Workers have ended, and their jobs wait again. blamed: their jobs may be why; not so if a node is lost."""
+        for worker in workers:
+            if worker not in self._running:
+                continue
+            if blamed:
+                self._give_back(self._running[worker], f"worker {worker} died", "")
+            else:
+                self._change(self._running[worker], "waiting", worker)
 
     def expire(self, now: float) -> None:
         """Take back the jobs whose workers were silent for longer than a lease."""

@@ -14,7 +14,7 @@ from ray.train.v2._internal.execution.scaling_policy import autoscaling_coordina
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from raydistill.on_ray.failures import BearsLosses
+from raydistill.on_ray.lost_workers import BearsLosses
 
 CLAIM_SECONDS = 50  # two claims may be late or lost
 

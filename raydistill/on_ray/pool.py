@@ -24,7 +24,9 @@ from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raydistill.execution.jobs import Job, JobEvent, JobOutcome, report_failures
-from raydistill.on_ray.pool_trainer import RESIZE_SECONDS, IndependentConfig, PoolTrainer
+from raydistill.on_ray.crew import Crew
+from raydistill.on_ray.places import remove_places
+from raydistill.on_ray.pool_trainer import IndependentConfig, PoolTrainer
 from raydistill.on_ray.queue import MAX_ATTEMPTS, start_queue
 from raydistill.on_ray.worker import work
 
@@ -52,7 +54,12 @@ def run_pool(jobs: Sequence[Job], options: PoolOptions, on_event: Callable[[JobE
     """Run the jobs; outcomes in their order. Raises JobFailed after all others, or what Ray Train raises."""
 
     def fit(name: str, queue: Any) -> None:
-        build_trainer(name, queue, len(jobs), options).fit()
+        try:
+            build_trainer(name, queue, len(jobs), options).fit()
+        except Exception:
+            with contextlib.suppress(RayError):  # Ray may be gone, and all places with it
+                remove_places(name)
+            raise
 
     return run_trainers("pool", jobs, options, fit, on_event)
 
@@ -82,24 +89,24 @@ def run_trainers(
 
 def build_trainer(name: str, queue: Any, jobs: int, options: PoolOptions) -> DataParallelTrainer:
     """One Ray Train run with as many workers as jobs and nodes allow, now and, on a joined cluster, at any time."""
-    workers = min(jobs, options.slots) if options.private else (1, min(jobs, options.most))
+    size = min(jobs, options.slots if options.private else options.most)
+    # A job that kills its worker is given up after MAX_ATTEMPTS; so many deaths are jobs' faults, more are not.
+    losses = MAX_ATTEMPTS * (jobs + 1)
     return PoolTrainer(
         work,
-        queue=queue,
         private=options.private,
         train_loop_config={"queue": queue, "lease_seconds": options.lease_seconds},
         backend_config=IndependentConfig(),
         scaling_config=ScalingConfig(
-            num_workers=workers,
-            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+            num_workers=size if options.private else (1, size),
             use_gpu="GPU" in options.resources,
             resources_per_worker=options.resources,
         ),
-        # A job that kills its worker is given up after MAX_ATTEMPTS; so many deaths are jobs' faults, more are not.
         run_config=RunConfig(
             name=name,
             storage_path=str(options.scratch),
-            failure_config=FailureConfig(max_failures=MAX_ATTEMPTS * (jobs + 1)),
+            failure_config=FailureConfig(max_failures=losses),
+            callbacks=[Crew(queue, size, losses)],  # type: ignore[list-item]  # Ray Train takes internal ones here, too
         ),
     )
 

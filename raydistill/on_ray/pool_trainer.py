@@ -10,29 +10,24 @@ from __future__ import annotations
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.scaling_policy.elastic import ElasticScalingPolicy
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
-from ray.train.v2._internal.execution.scaling_policy.scaling_policy import NoopDecision, ResizeDecision
+from ray.train.v2._internal.execution.scaling_policy.scaling_policy import NoopDecision
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raydistill.on_ray.claims import ShortClaims
-from raydistill.on_ray.failures import BearsLosses
+from raydistill.on_ray.lost_workers import BearsLosses
 from raydistill.on_ray.resources import count_shares, fit_jobs
 from raydistill.on_ray.worker import heed_notice
 
-# A group that starts anew costs each worker about 10 s (measured), so a sixth of the time while nodes join one by one
-RESIZE_SECONDS = 60.0
-ANSWER_SECONDS = 5.0
-
 
 class IndependentWorkers(Backend):
-    """No process group, each worker sees its own GPUs alone; Ray Train replaces a dead worker without the others."""
+    """No process group, each worker sees its own GPUs alone; a lost worker can be replaced without the others."""
 
     has_replica_groups = True
 
@@ -61,16 +56,11 @@ class FixedCluster(FixedScalingPolicy):
 
 
 class FollowedCluster(ShortClaims, ElasticScalingPolicy):
-    """As many workers as a cluster's nodes hold whenever they start; while they run, more if jobs wait for them.
+    """As many workers as a cluster's nodes hold whenever all start; while they run, their number is the Crew's.
 
-    A change of their number starts all of them anew: each loses the work since its last pass and some seconds. Ray's
-    own policy would do that for every node that joins, also when no job waits; and it counts fractions of GPUs wrongly,
-    and nodes that are gone for up to 20 s.
+    Ray's own policy starts all anew for every node that joins; and it counts fractions of GPUs wrongly, and nodes that
+    are gone for up to 20 s.
     """
-
-    def __init__(self, scaling_config: ScalingConfig, queue: Any) -> None:
-        super().__init__(scaling_config)
-        self._queue = queue
 
     def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:
         needs = self.scaling_config._resources_per_worker_not_none
@@ -81,38 +71,25 @@ class FollowedCluster(ShortClaims, ElasticScalingPolicy):
         )
         return min(sum(held), self.scaling_config.max_workers)
 
-    def make_decision_for_running_worker_group(
-        self, worker_group_state: Any, worker_group_status: Any
-    ) -> NoopDecision | ResizeDecision:
-        """More workers for jobs that wait, or nothing: a node that is lost shows as workers that are dead."""
-        decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
-        if not isinstance(decision, ResizeDecision) or decision.num_workers <= worker_group_state.num_workers:
-            return NoopDecision()
-        more = min(decision.num_workers - worker_group_state.num_workers, self._count_waiting())
-        return self._get_resize_decision(worker_group_state.num_workers + more) if more else NoopDecision()
-
-    def _count_waiting(self) -> int:
-        try:
-            return int(ray.get(self._queue.actor.count_waiting.remote(), timeout=ANSWER_SECONDS))
-        except (RayError, TimeoutError):
-            return 0
+    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> NoopDecision:
+        """Nothing but to go on claiming room, which is what an autoscaler sees."""
+        self._maybe_send_resource_request()  # type: ignore[no-untyped-call]
+        return NoopDecision()
 
 
 class PoolTrainer(BearsLosses, DataParallelTrainer):
     """A DataParallelTrainer without data sets. private: the cluster is of a fixed size, and ends with this process."""
 
-    def __init__(self, *args: Any, queue: Any, private: bool, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, private: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._queue, self._private = queue, private
+        self._private = private
 
     def _create_default_callbacks(self) -> list[Any]:
-        left_out: tuple[type, ...] = (DatasetsCallback,)
-        if self._private:  # nothing is left behind that a cleaner would have to remove
-            left_out += (PlacementGroupCleanerCallback,)
+        left_out = (DatasetsCallback, PlacementGroupCleanerCallback)  # see places.remove_places
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, left_out)]
 
     def _initialize_and_run_controller(self, **controller_init_kwargs: Any) -> Any:
         size: ScalingConfig = controller_init_kwargs["scaling_policy"].scaling_config
-        policy = FixedCluster(size) if self._private else FollowedCluster(size, self._queue)
+        policy = FixedCluster(size) if self._private else FollowedCluster(size)
         controller_init_kwargs["scaling_policy"] = policy
         return super()._initialize_and_run_controller(**controller_init_kwargs)

@@ -42,10 +42,6 @@ class JobQueue:
             jobs, lease_seconds=lease_seconds, max_attempts=MAX_ATTEMPTS, retry_seconds=RETRY_SECONDS
         )
 
-    def enlist(self, worker: str, rank: int, world: int) -> None:
-        """A worker process begins."""
-        self._queue.enlist(worker, rank, world)
-
     def claim(self, worker: str) -> Claim:
         """A worker asks for a job."""
         now = self._clock.monotonic()
@@ -63,9 +59,9 @@ class JobQueue:
         """A job raised; final: it would again."""
         self._queue.fail(worker, job, reason, trace, self._clock.monotonic(), final=final)
 
-    def release(self, worker: str, job: str) -> None:
-        """A worker that has to end gives its job back."""
-        self._queue.release(worker, job)
+    def dismiss(self, workers: Sequence[str], blamed: bool) -> None:
+        """Workers have ended; blamed: perhaps by their jobs."""
+        self._queue.dismiss(workers, blamed)
 
     def close(self) -> None:
         """The driver was interrupted: all workers shall end."""
@@ -114,10 +110,9 @@ class RemoteQueue:
 def start_queue(name: str, jobs: Sequence[Job], lease_seconds: float) -> RemoteQueue:
     """Start the actor, on the driver's own node: others come and go. Its name shows in Ray's dashboard.
 
-    It may die as often as it likes: whoever calls it waits until it is there again.
+    By a label, because an affinity that is soft was seen to choose another node, one that had just joined. It may die
+    as often as it likes: whoever calls it waits until it is there again.
     """
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(JobQueueActor)
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return RemoteQueue(actor.options(name=name, scheduling_strategy=here).remote(list(jobs), lease_seconds))
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, label_selector=here)(JobQueueActor)
+    return RemoteQueue(actor.options(name=name).remote(list(jobs), lease_seconds))

@@ -22,6 +22,7 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from raydistill.execution.jobs import Job, JobEvent, JobOutcome, describe_error, is_final, run_job
 from raydistill.execution.leases import Claim
 from raydistill.on_ray.claims import BriefTorchTrainer
+from raydistill.on_ray.lost_workers import TellQueue
 from raydistill.on_ray.pool import PoolOptions, run_trainers
 from raydistill.on_ray.queue import MAX_ATTEMPTS
 from raydistill.on_ray.resources import count_slots, take_whole_gpus
@@ -81,7 +82,7 @@ def build_group(
     """One group of workers. group: its number among `groups`, the most that there can be."""
     return BriefTorchTrainer(
         train_share,
-        train_loop_config={"queue": queue, "lease_seconds": options.lease_seconds, "group": group, "groups": groups},
+        train_loop_config={"queue": queue, "lease_seconds": options.lease_seconds},
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu="GPU" in resources, resources_per_worker=dict(resources)
         ),
@@ -89,15 +90,14 @@ def build_group(
             name=f"{name}-{group}",
             storage_path=str(options.scratch / name),
             failure_config=FailureConfig(max_failures=MAX_ATTEMPTS * groups - 1 + (0 if options.private else LOSSES)),
+            callbacks=[TellQueue(queue)],  # type: ignore[list-item]  # Ray Train takes internal ones here, too
         ),
     )
 
 
 def train_share(config: dict[str, Any]) -> None:
-    """Ray Train's function, on every rank: run jobs until none is left. config: queue, lease_seconds, group, groups."""
+    """Ray Train's function, on every rank: run jobs until none is left. config: queue, lease_seconds."""
     queue, rank = config["queue"], ray.train.get_context().get_world_rank()
-    if rank == 0:
-        queue.enlist(name_worker(), config["group"], config["groups"])
     while True:
         holder, claim = claim_together(queue, rank)
         if claim.job is not None:

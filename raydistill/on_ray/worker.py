@@ -17,8 +17,6 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import ray.train
-
 from raydistill.execution.jobs import Job, LeaseLost, describe_error, is_final, run_job
 from raydistill.on_ray.queue import Clock
 
@@ -102,7 +100,7 @@ class Reporter:
         """Report."""
         before, self._epoch = self._epoch, int(progress.get("epoch", 0))
         if self._notice.is_given() and self._epoch > before:  # the checkpoint of this epoch has just been written
-            self._queue.release(self._worker, self._job)
+            self._queue.dismiss([self._worker], False)
             self._notice.end()
         if self._clock.monotonic() < self._next:
             return
@@ -114,9 +112,7 @@ class Reporter:
 
 def work(config: dict[str, Any]) -> None:
     """Ray Train's function: run jobs of the queue until it is drained. config: queue, lease_seconds."""
-    queue, context, worker = config["queue"], ray.train.get_context(), name_worker()
-    queue.enlist(worker, context.get_world_rank(), context.get_world_size())
-    take_jobs(queue, worker, config["lease_seconds"])
+    take_jobs(config["queue"], name_worker(), config["lease_seconds"])
 
 
 def take_jobs(queue: Any, worker: str, lease_seconds: float, clock: Clock = time) -> None:

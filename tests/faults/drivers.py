@@ -22,7 +22,6 @@ from raydistill.commands.cli import end_well
 from raydistill.commands.launch import launch
 from raydistill.execution.jobs import Job, JobFailed
 from raydistill.on_ray import executor as executor_module
-from raydistill.on_ray import pool
 from raydistill.on_ray.executor import RayExecutor
 from raydistill.on_ray.session import prepare_environment
 from raydistill.settings.config import Config
@@ -45,7 +44,6 @@ def slow_config(run_dir: Path | str, backend: str = "none", epochs: int = EPOCHS
 
 def run_pool(settings: dict[str, Any]) -> int:
     """Run jobs; settings: scratch, jobs, lease_seconds, results; health_seconds: before a frozen worker is killed."""
-    pool.RESIZE_SECONDS = 5.0
     if settings.get("health_seconds"):
         os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(settings["health_seconds"])
     executor = RayExecutor(Path(settings["scratch"]), lease_seconds=settings["lease_seconds"])

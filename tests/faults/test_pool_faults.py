@@ -78,6 +78,10 @@ def count_attempts(fanout: Fanout) -> list[int]:
     return [len(list_starts(fanout.folder(job))) for job in fanout.jobs]
 
 
+def list_all_starts(fanout: Fanout) -> list[dict[str, Any]]:
+    return [start for job in fanout.jobs for start in list_starts(fanout.folder(job))]
+
+
 @pytest.mark.slow
 def test_everything_at_once(raylets: Raylets, tmp_path: Path) -> None:
     """One fan-out, because each takes many seconds to start: every fault that the tests below have one by one."""
@@ -147,24 +151,50 @@ def test_a_worker_that_stays_frozen(raylets: Raylets, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_node_killed(raylets: Raylets, tmp_path: Path) -> None:
-    """The fan-out goes on with the other node."""
+    """The other node does the jobs, and its own is not disturbed."""
     fanout = Fanout(raylets, tmp_path, make_jobs(tmp_path / "jobs", 6, 5, 0.6))
-    (_, start), *_ = fanout.wait_for_running(2)
+    (job, start), *_ = fanout.wait_for_running(2)
     raylets.kill(start["node"])
     fanout.finish()
-    assert sum(count_attempts(fanout)) <= 6 + 2 * 2  # the other's worker may be started anew as well
+    assert sorted(count_attempts(fanout)) == [1, 1, 1, 1, 1, 2]
+    assert len({one["pid"] for one in list_all_starts(fanout)}) == 2
+    assert len(list_starts(fanout.folder(job))) == 2
+
+
+@pytest.mark.slow
+def test_a_node_that_comes_back(raylets: Raylets, tmp_path: Path) -> None:
+    """It takes jobs again, and the other node's worker knows nothing of all this."""
+    fanout = Fanout(raylets, tmp_path, make_jobs(tmp_path / "jobs", 24, 6, 0.8))
+    (_, start), (_, other), *_ = fanout.wait_for_running(2)
+    raylets.kill(start["node"])
+    back = raylets.add()
+    fanout.finish()
+    starts = list_all_starts(fanout)
+    assert back in {one["node"] for one in starts}
+    assert {one["pid"] for one in starts if one["node"] == other["node"]} == {other["pid"]}
+    assert sorted(count_attempts(fanout)) == [1] * 23 + [2]
+
+
+@pytest.mark.slow
+def test_all_workers_killed_at_once(raylets: Raylets, tmp_path: Path) -> None:
+    fanout = Fanout(raylets, tmp_path, make_jobs(tmp_path / "jobs", 6, 5, 0.6))
+    running = fanout.wait_for_running(2)
+    for _, start in running:
+        os.kill(start["pid"], signal.SIGKILL)
+    fanout.finish()
+    assert sorted(count_attempts(fanout)) == [1, 1, 1, 1, 2, 2]
 
 
 @pytest.mark.slow
 def test_a_node_that_joins_late(raylets: Raylets, tmp_path: Path) -> None:
-    """The pool grows onto it."""
+    """The pool grows onto it, and the worker that was there works on."""
     raylets.kill(raylets.nodes[0])
     fanout = Fanout(raylets, tmp_path, make_jobs(tmp_path / "jobs", 12, 6, 0.8))
     fanout.driver.wait_for(lambda: any(map(fanout.is_finished, fanout.jobs)))
     late = raylets.add()
     fanout.finish()
-    nodes = [start["node"] for job in fanout.jobs for start in list_starts(fanout.folder(job))]
-    assert late in nodes
+    assert late in {start["node"] for start in list_all_starts(fanout)}
+    assert count_attempts(fanout) == [1] * 12
 
 
 @pytest.mark.slow

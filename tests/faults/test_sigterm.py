@@ -65,8 +65,8 @@ class FakeQueue:
         self.calls.append("beat")
         return True
 
-    def release(self, *arguments: Any) -> None:
-        self.calls.append("release")
+    def dismiss(self, workers: list[str], blamed: bool) -> None:
+        self.calls.append(f"dismiss {workers} {blamed}")
 
 
 class Ended(BaseException):
@@ -78,7 +78,7 @@ def end() -> None:
 
 
 def test_a_worker_ends_after_its_next_checkpoint() -> None:
-    queue, notice, dog = FakeQueue(), Notice(3600, end), Watchdog(60)
+    queue, notice, dog = FakeQueue(), Notice(3600, end), Watchdog(60, end)
     report = Reporter(queue, "a", "job", dog, notice=notice)
     report({"epoch": 3, "fraction": 0.3})
     notice.give()
@@ -86,7 +86,7 @@ def test_a_worker_ends_after_its_next_checkpoint() -> None:
     with pytest.raises(Ended):
         report({"epoch": 4, "fraction": 0.4})
     dog.stop()
-    assert queue.calls == ["beat", "release"]
+    assert queue.calls == ["beat", "dismiss ['a'] False"]
 
 
 def test_a_worker_without_a_checkpoint_ends_in_time() -> None:
@@ -101,7 +101,7 @@ def test_a_worker_without_a_checkpoint_ends_in_time() -> None:
 
 
 def test_without_notice_a_worker_goes_on() -> None:
-    queue, dog = FakeQueue(), Watchdog(60)
+    queue, dog = FakeQueue(), Watchdog(60, end)
     report = Reporter(queue, "a", "job", dog, notice=Notice(3600, end))
     for epoch in range(1, 4):
         report({"epoch": epoch})

@@ -120,5 +120,13 @@ def fail_on_last_rank(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
     return {}
 
 
+def lose_last_rank_once(arguments: dict[str, Any], beat: Beat) -> dict[str, Any]:
+    import torch.distributed as dist
+
+    if dist.get_rank() == dist.get_world_size() - 1 and note_start(arguments) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return add_ranks(arguments, beat)
+
+
 def double(value: int) -> int:
     return 2 * value

@@ -10,14 +10,14 @@ from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from raydistill.on_ray.claims import CLAIM_SECONDS, BriefFixed, BriefTorchTrainer
-from raydistill.on_ray.failures import WorkersMayBeLost
+from raydistill.on_ray.lost_workers import WorkersMayBeLost
 from raydistill.on_ray.pool_trainer import FollowedCluster
 
 
 @pytest.mark.parametrize(
     "make_policy",
     [
-        lambda: FollowedCluster(ScalingConfig(num_workers=(1, 4), resources_per_worker={"CPU": 1}), queue=None),
+        lambda: FollowedCluster(ScalingConfig(num_workers=(1, 4), resources_per_worker={"CPU": 1})),
         lambda: BriefFixed(ScalingConfig(num_workers=4, resources_per_worker={"CPU": 1})),
     ],
 )

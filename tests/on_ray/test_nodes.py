@@ -19,10 +19,8 @@ from pathlib import Path
 from ray.cluster_utils import Cluster
 from raydistill.settings.cluster import ClusterConfig
 from raydistill.execution.jobs import Job
-from raydistill.on_ray import pool
 from raydistill.on_ray.executor import RayExecutor
 
-pool.RESIZE_SECONDS = 2.0  # a test cannot wait for longer
 folder = Path(sys.argv[1])
 cluster = Cluster()
 def add_node(number, **resources):

@@ -7,7 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+from ray.exceptions import RayActorError
+from ray.util import placement_group_table
 
 from raydistill.errors import ConfigError
 from raydistill.execution.jobs import Job, JobEvent, JobFailed
@@ -87,6 +90,21 @@ def test_an_interrupt_ends_the_pool_before_it_travels_on(executor: RayExecutor, 
     assert sum((tmp_path / job.name).exists() for job in jobs) == 2
 
 
+@pytest.mark.slow
+def test_nothing_is_held_after_the_controller_has_died(executor: RayExecutor, tmp_path: Path) -> None:
+    def kill_controller(event: JobEvent) -> None:
+        if event.state == "running":
+            for process in psutil.Process().children(recursive=True):
+                if "TrainController" in process.name():
+                    process.kill()
+
+    with pytest.raises(RayActorError):
+        executor.run_jobs([make_job(tmp_path, "tick", "job")], kill_controller)
+    assert {table["state"] for table in placement_group_table().values()} <= {"REMOVED"}
+    (outcome,) = executor.run_jobs([make_job(tmp_path, "add", "another", a=1, b=1)], lambda event: None)
+    assert outcome.result == {"sum": 2}
+
+
 def test_no_jobs(executor: RayExecutor) -> None:
     assert executor.run_jobs([], print) == []
 
@@ -114,6 +132,17 @@ def test_a_group_goes_on_after_a_job_that_fails(executor: RayExecutor, tmp_path:
     with pytest.raises(JobFailed, match="'failing' failed after 3 attempts: ValueError: rank at fault"):
         executor.run_jobs(jobs, events.append, workers=2)
     assert last_states(events) == {"failing": "failed"} | {f"job {index}": "done" for index in range(3)}
+
+
+@pytest.mark.slow
+def test_a_group_that_loses_a_worker_does_the_job_again(executor: RayExecutor, tmp_path: Path) -> None:
+    jobs = [
+        make_job(tmp_path, "lose_last_rank_once", "losing", 3),
+        *(make_job(tmp_path, "add_ranks", f"job {index}", index) for index in range(2)),
+    ]
+    outcomes = executor.run_jobs(jobs, lambda event: None, workers=2)
+    assert [outcome.result for outcome in outcomes] == [{"sum": 3.0, "world": 2}] * 3
+    assert [outcome.attempts for outcome in outcomes] == [2, 1, 1]
 
 
 def test_train_needs_room(executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

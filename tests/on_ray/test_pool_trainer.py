@@ -21,25 +21,16 @@ def make_policy(
     nodes: dict[str, dict[str, float]],
     reserved: dict[str, dict[str, float]],
     needs: dict[str, float],
-    waiting: int | Exception = 10,
 ) -> FollowedCluster:
     alive = [{"NodeID": name, "Alive": True, "Resources": room} for name, room in nodes.items()]
     monkeypatch.setattr(pool_trainer.ray, "nodes", lambda: alive)
 
-    def answer(reference: Any, timeout: float) -> Any:
-        if isinstance(waiting, Exception):
-            raise waiting
-        return waiting
-
-    monkeypatch.setattr(pool_trainer.ray, "get", answer)
     scaling = ScalingConfig(
         num_workers=(1, 6),
         use_gpu="GPU" in needs,
         resources_per_worker=needs,
-        elastic_resize_monitor_interval_s=0,
     )
-    queue = SimpleNamespace(actor=SimpleNamespace(count_waiting=SimpleNamespace(remote=lambda: None)))
-    policy = FollowedCluster(scaling, queue)
+    policy = FollowedCluster(scaling)
     monkeypatch.setattr(policy, "_maybe_send_resource_request", lambda: None)
     monkeypatch.setattr(policy, "_get_reserved_resources", lambda: reserved)
     return policy
@@ -75,22 +66,10 @@ def test_nothing_starts_without_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(policy.make_decision_for_non_running_worker_group(), NoopDecision)
 
 
-@pytest.mark.parametrize(
-    ("running", "waiting", "workers"),
-    [
-        (2, 10, 4),
-        (2, 1, 3),  # one job waits: one worker more
-        (2, 0, None),  # nobody is disturbed for nothing
-        (4, 10, None),
-        (5, 10, None),  # a lost node shows as dead workers; nobody else is stopped
-        (2, TimeoutError(), None),  # the queue is busy, or being started anew
-    ],
-)
-def test_workers_that_run_are_joined_by_others_where_jobs_wait(
-    monkeypatch: pytest.MonkeyPatch, running: int, waiting: int | Exception, workers: int | None
-) -> None:
-    nodes = {"a": {"CPU": 2.0}, "b": {"CPU": 2.0}}
-    policy = make_policy(monkeypatch, nodes=nodes, reserved=nodes, needs={"CPU": 1}, waiting=waiting)
-    state: Any = SimpleNamespace(num_workers=running, start_time=0.0)
-    decision = policy.make_decision_for_running_worker_group(state, SimpleNamespace())
-    assert (decision.num_workers if isinstance(decision, ResizeDecision) else None) == workers
+def test_while_workers_run_room_is_claimed_and_their_number_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = {"a": {"CPU": 64.0}}
+    policy, claims = make_policy(monkeypatch, nodes=nodes, reserved=nodes, needs={"CPU": 1}), []
+    monkeypatch.setattr(policy, "_maybe_send_resource_request", lambda: claims.append(1))
+    state: Any = SimpleNamespace(num_workers=2, start_time=0.0)
+    assert isinstance(policy.make_decision_for_running_worker_group(state, SimpleNamespace()), NoopDecision)
+    assert claims

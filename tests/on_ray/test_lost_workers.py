@@ -5,7 +5,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.train import ControllerError, FailureConfig
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 
-from raydistill.on_ray.failures import WorkersMayBeLost
+from raydistill.on_ray.lost_workers import WorkersMayBeLost
 
 UNAVAILABLE = ActorUnavailableError("Socket closed", b"\1" * 16)  # a node died while its worker was asked
 
