@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: small arrays lose by more threads
+HOME = tempfile.TemporaryDirectory(prefix="raydistill-home-", ignore_cleanup_errors=True)
+os.environ["HOME"] = HOME.name  # tests meet no file of the user's, such as Ray's token, and leave none there
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # a script's job in the background, and its children, ignore it
