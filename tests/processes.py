@@ -1,8 +1,12 @@
 """Processes that a test has started, known by a mark in their environment."""
 
+import time
+
 import psutil
 
-MARK = "RAYDISTILL_TEST_MARK"
+from benchmarks.raylets import END_SECONDS, MARK
+
+__all__ = ["MARK", "await_end", "list_marked"]
 
 
 def list_marked(mark: str) -> list[str]:
@@ -15,3 +19,11 @@ def list_marked(mark: str) -> list[str]:
         except psutil.Error:
             continue
     return found
+
+
+def await_end(mark: str) -> list[str]:
+    """Processes that carry the mark and live on after END_SECONDS."""
+    deadline = time.monotonic() + END_SECONDS
+    while (left := list_marked(mark)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left

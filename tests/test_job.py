@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from processes import MARK, list_marked
+from processes import MARK, await_end
 
 from raydistill.storage.run_folder import STAGES, RunFolder
 
@@ -126,9 +126,7 @@ class Head:
         """Kill the process group; what else lives after a while."""
         os.killpg(self._process.pid, signal.SIGKILL)  # SIGTERM would drain the node for 30 s
         self._process.wait()
-        deadline = time.monotonic() + 20
-        while (left := list_marked(self._mark)) and time.monotonic() < deadline:
-            time.sleep(0.2)
+        left = await_end(self._mark)
         shutil.rmtree(self.temporary, ignore_errors=True)
         return left
 

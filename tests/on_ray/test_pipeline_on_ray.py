@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from builders import list_results
-from processes import MARK, list_marked
+from processes import MARK, await_end
 
 from raydistill.storage.run_folder import RunFolder
 
@@ -65,10 +65,7 @@ class Driver:
             time.sleep(0.01)
         self.process.send_signal(signal.SIGKILL)
         self.process.communicate()
-        deadline = time.monotonic() + 30
-        while left := list_marked(self._mark):
-            assert time.monotonic() < deadline, left
-            time.sleep(0.2)
+        assert await_end(self._mark) == []
 
 
 @pytest.fixture(scope="module")
