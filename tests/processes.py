@@ -10,7 +10,10 @@ __all__ = ["MARK", "await_end", "list_marked"]
 
 
 def list_marked(mark: str) -> list[str]:
-    """Living processes that carry the mark, their own children included."""
+    """Living processes that carry the mark, their own children included.
+
+    Ray's two agents are mostly not seen: their titles are written over their environment (setproctitle).
+    """
     found = []
     for process in psutil.process_iter():
         try:
