@@ -378,6 +378,13 @@ def prepare_bad(root, case):
     if case == "which label":
         pq.write_table(pa.table({"a": images, "y": labels, "target": labels}), root / "w.parquet")
         return root / "w.parquet", {}
+    if case in ("no split column", "split", "split of numbers", "torn apart"):
+        splits = [0, 1] * 3 if case == "split of numbers" else ["train", "dev" if case == "split" else "test"] * 3
+        pq.write_table(pa.table({"image": images, "label": labels, "part": splits}), root / "s.parquet")
+        named = {"split_column": "split" if case == "no split column" else "part", "label_column": "label"}
+        return root / "s.parquet", named | ({"keep_apart": "label"} if case == "torn apart" else {})
+    if case == "unknown key":
+        return f"parquet:{root}/s.parquet?z=label", {}
     return root / "images", {}
 
 
@@ -400,6 +407,14 @@ def prepare_bad(root, case):
         ("no such column", "label_column: 'kind' is no column of the source; it has image, label"),
         ("which column", "x_column: cannot be told among a, b, label; name the column"),
         ("which label", "label_column: cannot be told among a, y, target; name it with --label-column"),
+        ("no split column", "^split_column: 'split' is no column of the source"),
+        ("split", "^split_column: 'part': 'dev' is not a split; allowed are train"),
+        ("split of numbers", "^split_column: 'part' holds 0; give text: train"),
+        ("torn apart", "^keep_apart: 'label': examples of '0' are in train and in test"),
+        (
+            "unknown key",
+            r"^source: 'z=label' in .* is not allowed; behind the question mark give x=COLUMN and y=COLUMN",
+        ),
     ],
 )
 def test_bad_sources_are_one_line(tmp_path, case, told):

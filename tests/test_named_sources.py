@@ -257,7 +257,11 @@ def test_a_column_keeps_rows_together(tmp_path):
             {"part": ["train"] * 30 + ["test"] * 30, "who": np.arange(60) // 4},
             "splits.keep_apart: 'who': examples of '7' are in train and in test",
         ),
-        ({"keep_apart": "who"}, {"who": pa.array([[1]] * 60)}, "splits: column 'who' is of type list.*; give text or"),
+        (
+            {"keep_apart": "who"},
+            {"who": pa.array([[1]] * 60)},
+            "splits.keep_apart: 'who' is of type list.*; give text or",
+        ),
     ],
 )
 def test_splits_that_cannot_be_used_are_told_before_training(tmp_path, settings, columns, told):

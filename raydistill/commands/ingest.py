@@ -26,8 +26,8 @@ WORDS: Words = {
     "output": Word("output:"),
     "x_column": Word("x_column:", "--x-column, or with ?x=NAME behind the source"),
     "label_column": Word("label_column:", "--label-column, or with ?y=NAME behind the source"),
-    "splits.column": Word("splits.column:"),
-    "splits.keep_apart": Word("splits.keep_apart:"),
+    "splits.column": Word("split_column:"),
+    "splits.keep_apart": Word("keep_apart:"),
     "max_corrupt": Word("max_corrupt:", "--max-corrupt"),
     "size": Word("size:", "--size"),
 }

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from raydistill.data.ingest import Block, Mark, Tally, Work, plan_blocks, prepare_work, write_blocks
 from raydistill.data.ingest_errors import IngestError, Words
 from raydistill.data.ingested import FILES, OPTIONAL, finish_arrays, hash_blocks, read_record
-from raydistill.data.names import is_remote, parse_name
+from raydistill.data.names import is_remote
 from raydistill.data.wanted import Wanted, open_source
 from raydistill.errors import DataError
 from raydistill.storage.folders import remove
@@ -143,6 +143,6 @@ def check_output(output: Path) -> None:
 
 def is_same(record: dict[str, Any], wanted: Wanted, output: Path) -> bool:
     """Whether a finished folder is what is wanted now."""
-    if is_remote(parse_name(wanted.source)):  # not fetched again
+    if is_remote(wanted.named):  # not fetched again
         return bool(record["settings"] == asdict(wanted))
     return bool(record["key"] == hash_blocks(plan_blocks(open_source(wanted, output), wanted)))

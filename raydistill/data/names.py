@@ -38,8 +38,11 @@ class Named:
         return is_uri(self.place)
 
 
-def parse_name(text: str) -> Named:
-    """Take a name apart; a bare URI is that of Parquet. Raises DataError for kinds without a place, unknown keys."""
+def parse_name(text: str, setting: str = "data") -> Named:
+    """Take a name apart; a bare URI is that of Parquet. setting: where it was given, for errors.
+
+    Raises DataError for kinds without a place, unknown keys.
+    """
     kind, _, place = text.partition(":")
     if kind not in INGESTED and place.startswith("//"):
         kind, place = "parquet", text
@@ -49,20 +52,20 @@ def parse_name(text: str) -> Named:
     if kind in KEYS:
         place, _, query = place.partition("?")
     if not place:
-        raise DataError(f"data: {text!r} names nothing; give {kind}: and what to read behind it")
-    return Named(kind, place, _parse_options(kind, query, text))
+        raise DataError(f"{setting}: {text!r} names nothing; give {kind}: and what to read behind it")
+    return Named(kind, place, _parse_options(kind, query, text, setting))
 
 
-def _parse_options(kind: str, query: str, text: str) -> dict[str, str]:
+def _parse_options(kind: str, query: str, text: str, setting: str) -> dict[str, str]:
     options = {}
     for pair in filter(None, query.split("&")):
         key, equals, value = (unquote(part) for part in pair.partition("="))
         allowed = KEYS[kind]
         if not equals or not value or (allowed is not None and key not in allowed):
             shown = "KEY=VALUE" if allowed is None else " and ".join(f"{name}=COLUMN" for name in allowed)
-            raise DataError(f"data: {pair!r} in {text!r} is not allowed; behind the question mark give {shown}")
+            raise DataError(f"{setting}: {pair!r} in {text!r} is not allowed; behind the question mark give {shown}")
         if key in options:
-            raise DataError(f"data: {key!r} is given twice in {text!r}; give it once")
+            raise DataError(f"{setting}: {key!r} is given twice in {text!r}; give it once")
         options[key] = value
     return options
 

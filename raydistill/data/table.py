@@ -5,7 +5,8 @@ Comes in: those columns of Parquet files or of a Hugging Face dataset, part by p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 
 from raydistill.data.catalogue import Catalogue, Columns, Reader
 from raydistill.data.columns import Part, Values, name_row
+from raydistill.data.ingest_errors import IngestError, Setting
 from raydistill.data.labels import check_classes, index_labels
 from raydistill.data.splits import FIT, SPLIT_NAMES, check_apart, number_splits
 from raydistill.errors import DataError
@@ -91,19 +93,30 @@ def _find_split(tables: Mapping[str, pa.Table], column: str | None) -> Array:
     if column is None:
         given = [np.full(len(table), SPLIT_NAMES[part], np.int8) for part, table in tables.items()]
         return np.concatenate(given)
-    codes, values = _encode(tables, column)
-    if not all(value is None or isinstance(value, str) for value in values):
-        raise DataError(f"splits.column: {column!r} holds {values[0]!r}; give text: {', '.join(SPLIT_NAMES)}")
-    return number_splits(values, f"splits.column: {column!r}")[codes]
+    with _blame("splits.column"):
+        codes, values = _encode(tables, column)
+        if not all(value is None or isinstance(value, str) for value in values):
+            raise DataError(f"{column!r} holds {values[0]!r}; give text: {', '.join(SPLIT_NAMES)}")
+        return number_splits(values, repr(column))[codes]
 
 
 def _find_apart(tables: Mapping[str, pa.Table], column: str | None, split: Array) -> Array | None:
     """Numbers for the values of a column, (N,); records without a value have one together."""
     if column is None:
         return None
-    codes, values = _encode(tables, column)
-    check_apart(np.array([str(value) for value in values])[codes], split, f"splits.keep_apart: {column!r}")
+    with _blame("splits.keep_apart"):
+        codes, values = _encode(tables, column)
+        check_apart(np.array([str(value) for value in values])[codes], split, repr(column))
     return codes
+
+
+@contextmanager
+def _blame(setting: Setting) -> Iterator[None]:
+    """What is wrong within is this setting's."""
+    try:
+        yield
+    except DataError as error:
+        raise IngestError(setting, str(error)) from None
 
 
 def _encode(tables: Mapping[str, pa.Table], column: str) -> tuple[Array, list[Any]]:
@@ -115,7 +128,7 @@ def _encode(tables: Mapping[str, pa.Table], column: str) -> tuple[Array, list[An
     try:
         encoded = whole.combine_chunks().dictionary_encode(null_encoding="encode")
     except pa.ArrowNotImplementedError:
-        raise DataError(f"splits: column {column!r} is of type {whole.type}; give text or numbers") from None
+        raise DataError(f"{column!r} is of type {whole.type}; give text or numbers") from None
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()

@@ -22,10 +22,11 @@ from PIL import Image
 
 from raydistill.data.catalogue import Catalogue, Rows
 from raydistill.data.images import SAMPLED, CorruptRecord, FormWish, ImageForm, describe_problem, fit_image, settle_form
+from raydistill.data.ingest_errors import IngestError
 from raydistill.data.labels import check_classes, index_labels
 from raydistill.data.names import Named
 from raydistill.data.splits import FIT, SPLIT_NAMES
-from raydistill.errors import DataError, describe_in_line
+from raydistill.errors import describe_in_line
 from raydistill.storage.files import Array, hash_json
 
 WAYS = {"train": ("train", "trainval"), "validation": ("val", "valid"), "test": ("test",)}
@@ -116,12 +117,12 @@ def import_datasets() -> Any:
     try:
         from torchvision import datasets
     except ImportError as error:
-        raise DataError(
-            f"data: torchvision cannot be imported ({describe_in_line(error)}); pip install torchvision"
+        raise IngestError(
+            "source", f"torchvision cannot be imported ({describe_in_line(error)}); pip install torchvision"
         ) from None
     except Exception as error:  # beside another torch its operators cannot be registered: RuntimeError
-        raise DataError(
-            f"data: torchvision cannot be imported ({describe_in_line(error)}); install the version that fits torch"
+        raise IngestError(
+            "source", f"torchvision cannot be imported ({describe_in_line(error)}); install the version that fits torch"
         ) from None
     return datasets
 
@@ -132,9 +133,10 @@ def find_class(name: str) -> Callable[..., Any]:
     known = [other for other in library.__all__ if inspect.isclass(getattr(library, other, None))]
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        raise DataError(
-            f"data: torchvision has no data set {name!r}; "
-            + (f"did you mean {near[0]!r}?" if near else f"give one of {', '.join(known[:8])}, …")
+        raise IngestError(
+            "source",
+            f"torchvision has no data set {name!r}; "
+            + (f"did you mean {near[0]!r}?" if near else f"give one of {', '.join(known[:8])}, …"),
         )
     return getattr(library, name)  # type: ignore[no-any-return]
 
@@ -145,8 +147,8 @@ def _open_parts(kind: Callable[..., Any], named: Named) -> dict[str, tuple[str, 
     given: dict[str, Any] = {name: BOOLEANS.get(value.lower(), value) for name, value in named.options.items()}
     unknown = sorted(set(given) - set(taken) - {"root", "download"})
     if unknown:
-        raise DataError(
-            f"data: {unknown[0]!r} is no argument of torchvision's {named.place}; it takes {', '.join(taken)}"
+        raise IngestError(
+            "source", f"{unknown[0]!r} is no argument of torchvision's {named.place}; it takes {', '.join(taken)}"
         )
     given["root"] = str(Path(given.get("root") or default_root()).expanduser().absolute())
     if "download" in taken:
@@ -159,7 +161,9 @@ def _open_parts(kind: Callable[..., Any], named: Named) -> dict[str, tuple[str, 
         if opened is not None:
             parts[part] = opened
     if "train" not in parts:
-        raise DataError(f"data: torchvision's {named.place} has no part for training with these arguments; change them")
+        raise IngestError(
+            "source", f"torchvision's {named.place} has no part for training with these arguments; change them"
+        )
     return parts
 
 
@@ -182,11 +186,12 @@ def _try_ways(
         except ValueError as error:
             if "split" in way:  # not one of its splits
                 continue
-            raise DataError(f"data: torchvision's {name} cannot be opened ({describe_in_line(error)})") from None
+            raise IngestError("source", f"torchvision's {name} cannot be opened ({describe_in_line(error)})") from None
         except Exception as error:  # network, files, arguments, libraries that it needs: the user needs the one line
-            raise DataError(
-                f"data: torchvision's {name} cannot be opened in {given['root']!r} ({describe_in_line(error)}); check"
-                f" ?root=FOLDER and the network"
+            raise IngestError(
+                "source",
+                f"torchvision's {name} cannot be opened in {given['root']!r} ({describe_in_line(error)}); check"
+                f" ?root=FOLDER and the network",
             ) from None
         kept = {key: value for key, value in given.items() if key != "download"}
         return json.dumps({**kept, **way}), records
@@ -209,9 +214,10 @@ def _check_images(records: Any, named: Named) -> None:
     record = next(filter(None, _read_records(records, range(len(records)))), None)
     image, label = record if isinstance(record, tuple) and len(record) == 2 else (None, None)
     if not isinstance(image, Image.Image) or not isinstance(label, int | np.integer):
-        raise DataError(
-            f"data: records of torchvision's {named.place} are not an image and its class, a number; take a data set"
-            " for classification"
+        raise IngestError(
+            "source",
+            f"records of torchvision's {named.place} are not an image and its class, a number; take a data set"
+            " for classification",
         )
 
 

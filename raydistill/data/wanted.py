@@ -11,7 +11,7 @@ from pathlib import Path
 from raydistill.data.catalogue import Catalogue, Columns, list_images
 from raydistill.data.images import FormWish, ImageForm
 from raydistill.data.ingest_errors import IngestError, Setting
-from raydistill.data.names import check_store, holds_parquet, is_remote, is_saved, parse_name
+from raydistill.data.names import Named, check_store, holds_parquet, is_remote, is_saved, parse_name
 from raydistill.errors import DataError
 
 
@@ -31,16 +31,21 @@ class Wanted:
     keep_apart: str | None = None
 
     @property
+    def named(self) -> Named:
+        """The source by name. Raises DataError for a name that cannot be read."""
+        return parse_name(self.source, "source")
+
+    @property
     def columns(self) -> Columns:
         """All that are named, here or in the source's name."""
-        options = parse_name(self.source).options
+        options = self.named.options
         x, label = self.x_column or options.get("x"), self.label_column or options.get("y")
         return Columns(x, label, self.split_column, self.keep_apart)
 
 
 def open_source(wanted: Wanted, output: Path) -> Catalogue:
     """List what the source holds. output: where a dataset of the Hub is kept. Raises DataError, or ConfigError."""
-    named = parse_name(wanted.source)
+    named = wanted.named
     check_store(named, "source")
     if named.kind == "torchvision":
         from raydistill.data.torchvision_sets import list_torchvision
