@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -221,6 +222,29 @@ def test_a_silent_driver_loses_the_lock(uri, on_node, monkeypatch, capsys):
     assert second.is_held()  # nobody gives back what is another's
     second.release()
     assert f"locked by process {os.getpid()} on host-a; waiting up to 2 s" in capsys.readouterr().err
+
+
+def test_a_store_that_refuses_once_takes_no_lock_away(uri, on_node, monkeypatch):
+    monkeypatch.setattr(store_lock, "LOCK_SECONDS", 1.2)
+    mirror, refusals = Mirror(uri), []
+    write = mirror.write
+
+    def refuse_first(name, content):
+        if not refusals:
+            refusals.append(name)
+            raise PermissionError("ExpiredToken")
+        write(name, content)
+
+    monkeypatch.setattr(mirror, "write", refuse_first)
+    lock = StoreLock(mirror)
+    lock.acquire()
+    deadline = time.monotonic() + 20
+    while json.loads(mirror.read(StoreLock.NAME))["beats"] < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert refusals == [StoreLock.NAME]
+    assert json.loads(mirror.read(StoreLock.NAME))["beats"] >= 2
+    lock.check()
+    lock.release()
 
 
 def test_the_lock_of_a_dead_process_of_this_host_is_free_at_once(uri, on_node):

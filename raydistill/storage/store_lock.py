@@ -75,7 +75,7 @@ class StoreLock:
 
     def _renew(self) -> None:
         while not self._lost and not self._released.wait(LOCK_SECONDS / 6):
-            with contextlib.suppress(StorageError):
+            with contextlib.suppress(StorageError, OSError):  # OSError: refused, until a token is renewed, say
                 self._renew_once()
 
     def _renew_once(self) -> None:
