@@ -247,6 +247,28 @@ def test_a_store_that_refuses_once_takes_no_lock_away(uri, on_node, monkeypatch)
     lock.release()
 
 
+def test_a_store_that_refuses_the_release_fails_no_run(uri, on_node, monkeypatch, capsys):
+    monkeypatch.setattr(store_lock, "LOCK_SECONDS", 2.0)
+    monkeypatch.setattr(store_lock.socket, "gethostname", lambda: "host-a")
+    mirror, refusals = Mirror(uri), []
+
+    def refuse(path):
+        refusals.append(path)
+        raise PermissionError("ExpiredToken")
+
+    monkeypatch.setattr(mirror, "remove", refuse)
+    lock = StoreLock(mirror)
+    lock.acquire()
+    lock.release()
+    assert refusals == [mirror.local / StoreLock.NAME]
+    monkeypatch.setattr(store_lock.socket, "gethostname", lambda: "host-b")
+    second = StoreLock(Mirror(uri))
+    second.acquire()  # nobody renews the first one
+    second.release()
+    assert not second.is_held()
+    assert "waiting up to 2 s" in capsys.readouterr().err
+
+
 def test_the_lock_of_a_dead_process_of_this_host_is_free_at_once(uri, on_node):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()

@@ -19,6 +19,7 @@ from raydistill.errors import RunFolderError, StorageError
 from raydistill.storage.mirror import Mirror
 
 LOCK_SECONDS = 30.0
+REFUSALS = (StorageError, OSError)  # OSError: told at once, such as a token that has expired
 
 
 class StoreLock:
@@ -46,10 +47,11 @@ class StoreLock:
             )
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Give the lock back; a store that refuses this does so without a word, and the lock falls by its silence."""
         self._released.set()
-        if self._holds():
-            self._mirror.remove(self._mirror.local / self.NAME)
+        with contextlib.suppress(*REFUSALS):
+            if self._holds():
+                self._mirror.remove(self._mirror.local / self.NAME)
 
     def is_held(self) -> bool:
         """Whether anyone holds it, alive or not."""
@@ -75,7 +77,7 @@ class StoreLock:
 
     def _renew(self) -> None:
         while not self._lost and not self._released.wait(LOCK_SECONDS / 6):
-            with contextlib.suppress(StorageError, OSError):  # OSError: refused, until a token is renewed, say
+            with contextlib.suppress(*REFUSALS):
                 self._renew_once()
 
     def _renew_once(self) -> None:
